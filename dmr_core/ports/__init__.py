@@ -1,0 +1,1 @@
+"""Roles the core needs from the outside, one small protocol per module."""

@@ -1,0 +1,92 @@
+"""What a plugin hands over: typed specs, whose factories take and return ports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+
+from dmr_core.domain.artifact import Format
+from dmr_core.domain.engine import EngineMode
+from dmr_core.domain.reference import Reference
+from dmr_core.errors import PluginError
+from dmr_core.ports.engine import Engine
+from dmr_core.ports.gpu import GpuDetector
+from dmr_core.ports.model_source import ModelSource
+from dmr_core.ports.process import ProcessSupervisor
+
+__all__ = ["BackendSpec", "DetectorSpec", "EngineContext"]
+
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,30}[a-z0-9])?")
+
+
+def _claims_nothing(_reference: Reference) -> bool:
+    return False
+
+
+def _check_name(_instance: object, _attribute: object, value: str) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise PluginError(
+            f"invalid plugin spec name {value!r}: use 1 to 32 lower-case letters, digits, '.', '_' and '-', "
+            "beginning and ending with a letter or digit"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class EngineContext:
+    """What an engine is built with: the ports it may use, and the settings that are its own.
+
+    ``environment`` holds only the variables the backend's spec names; ``variant`` is the accelerator
+    to use (``cpu``, ``cuda`` …).
+    """
+
+    processes: ProcessSupervisor
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    variant: str = "cpu"
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec:
+    """A backend, as its plugin describes it. Building the spec has no side effect; ``factory`` does the work.
+
+    ``name`` is the path segment in ``/engines/NAME/v1``. Where several backends can serve a format,
+    the highest ``priority`` that is installed wins, then the name. ``environment`` names the variables the engine
+    is configured by; it sees no others. ``claims`` and ``model_source`` are for models that do not live in the store.
+
+    Example::
+
+        BackendSpec(
+            name="echo",
+            summary="Repeats what it is told",
+            formats=frozenset({Format.GGUF}),
+            factory=lambda context: EchoEngine(context.processes),
+        )
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    summary: str
+    factory: Callable[[EngineContext], Engine]
+    formats: frozenset[Format] = frozenset()
+    modes: frozenset[EngineMode] = frozenset({EngineMode.COMPLETION})
+    priority: int = 0
+    environment: tuple[str, ...] = ()
+    section: str | None = None
+    claims: Callable[[Reference], bool] = _claims_nothing
+    model_source: Callable[[EngineContext], ModelSource] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class DetectorSpec:
+    """A detector of one accelerator variant. The highest ``priority`` that finds a device wins.
+
+    Example::
+
+        DetectorSpec(variant="cuda", summary="NVIDIA GPUs", priority=40, factory=CudaDetector)
+    """
+
+    variant: str = attrs.field(validator=_check_name)
+    summary: str
+    factory: Callable[[], GpuDetector]
+    priority: int = 0

@@ -1,0 +1,135 @@
+"""Where models are kept."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from dmr_core.domain.artifact import Artifact, Descriptor
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.model import Bundle, Model
+from dmr_core.domain.reference import Reference
+
+__all__ = ["BlobWriter", "ModelStore"]
+
+
+class BlobWriter(Protocol):
+    """One blob on its way into the store. Nothing is visible before :meth:`commit` returns."""
+
+    @property
+    @abstractmethod
+    def offset(self) -> int:
+        """Bytes already here from an earlier, interrupted attempt; write goes on from there."""
+
+    @abstractmethod
+    async def restart(self) -> None:
+        """Forget what is here: the next write begins at byte 0."""
+
+    @abstractmethod
+    async def write(self, chunk: bytes) -> None:
+        """Append ``chunk``.
+
+        Raises:
+            StorageFullError: the disk is full; what was written stays for a later attempt.
+            DigestMismatchError: more bytes than the descriptor promises.
+        """
+
+    @abstractmethod
+    async def commit(self) -> None:
+        """Verify size and digest, make the blob durable, then visible.
+
+        Raises:
+            DigestMismatchError: what was written is not what was promised; it is thrown away.
+        """
+
+
+class ModelStore(Protocol):
+    """Content-addressed blobs, and an index of models over them.
+
+    Reading the index is synchronous and never touches the disk, because the request path does it;
+    everything else may block on the disk and is awaited. Every write is atomic: a process killed at
+    any point leaves the old state or the new one. Methods may be called concurrently.
+    """
+
+    @property
+    @abstractmethod
+    def generation(self) -> int:
+        """A number that changes whenever the index does; lets callers keep what they looked up."""
+
+    @abstractmethod
+    def models(self) -> tuple[Model, ...]:
+        """Every model, in the order of the index."""
+
+    @abstractmethod
+    def by_id(self, model_id: Digest) -> Model | None:
+        """The model with this ID."""
+
+    @abstractmethod
+    def by_tag(self, canonical: str) -> Model | None:
+        """The model that carries this canonical tag."""
+
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Take in what another process changed in the index."""
+
+    @abstractmethod
+    async def has_blob(self, digest: Digest) -> bool:
+        """Whether the blob is here, complete."""
+
+    @abstractmethod
+    def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
+        """Begin or resume writing a blob. Leaving the context without a commit keeps the partial.
+
+        Two writers of one digest take turns; the second finds the blob here and its commit is a no-op.
+
+        Raises (on entering):
+            StoreUnwritableError: the store cannot be written.
+        """
+
+    @abstractmethod
+    def read_blob(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        """The bytes of a blob from ``offset`` on.
+
+        Raises (on iteration):
+            NotFoundError: there is no such blob.
+        """
+
+    @abstractmethod
+    async def add(self, artifact: Artifact) -> Model:
+        """Make a model visible; its layers must be here. Adding one that is here already is a no-op.
+
+        Raises:
+            PreconditionError: a layer is missing.
+            StorageFullError, StoreUnwritableError: nothing was added.
+        """
+
+    @abstractmethod
+    async def tag(self, model_id: Digest, reference: Reference) -> Model:
+        """Give a model a tag, taking it from whoever has it.
+
+        Raises:
+            ModelNotFoundError: no such model.
+        """
+
+    @abstractmethod
+    async def untag(self, canonical: str) -> None:
+        """Take a tag away; the model stays. A tag nobody has is a no-op."""
+
+    @abstractmethod
+    async def remove(self, model_id: Digest) -> None:
+        """Remove a model with its tags, bundle and every blob no other model needs. Idempotent."""
+
+    @abstractmethod
+    async def bundle(self, model_id: Digest) -> Bundle:
+        """The directory engines read, made on first use.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            MalformedArtifactError: the artifact names files that cannot be laid out, or has no weights.
+        """
+
+    @abstractmethod
+    async def disk_usage(self) -> int:
+        """Bytes the store takes on disk; a file linked twice counts once."""

@@ -1,0 +1,60 @@
+"""Child processes that cannot outlive us."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+__all__ = ["ProcessSpec", "ProcessSupervisor", "SupervisedProcess"]
+
+
+@attrs.frozen(kw_only=True)
+class ProcessSpec:
+    """A process to start. ``name`` appears in logs; ``environment`` is added to the allow-listed one."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+
+class SupervisedProcess(Protocol):
+    """A process in its own session, with its output drained and its end known."""
+
+    pid: int
+
+    @property
+    @abstractmethod
+    def returncode(self) -> int | None:
+        """Exit status, negative for a signal, ``None`` while it runs."""
+
+    @abstractmethod
+    async def wait(self) -> int:
+        """Exit status, once it has one. May be awaited by many, and cancelled."""
+
+    @abstractmethod
+    def tail(self) -> str:
+        """The end of its output, redacted."""
+
+    @abstractmethod
+    async def stop(self, grace: float) -> int:
+        """SIGTERM to the whole group, SIGKILL after ``grace`` seconds; returns once nothing is left."""
+
+
+class ProcessSupervisor(Protocol):
+    """Starts processes that die with this one, however it dies."""
+
+    @abstractmethod
+    async def start(self, spec: ProcessSpec) -> SupervisedProcess:
+        """Start a process.
+
+        Raises:
+            UpstreamError: the program does not exist or cannot be executed.
+        """
+
+    @abstractmethod
+    def socket_path(self, name: str) -> Path:
+        """A fresh path for a unix socket in a directory only this user can enter."""

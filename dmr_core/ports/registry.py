@@ -1,0 +1,98 @@
+"""OCI registries: where models are pulled from and pushed to."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import attrs
+
+from dmr_core.domain.artifact import Descriptor, Manifest, ModelConfig
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.reference import Reference
+
+__all__ = ["BlobReader", "BlobSource", "Credentials", "Registry", "RegistrySession", "RemoteManifest"]
+
+
+@attrs.frozen
+class Credentials:
+    """What a request brought along for the registry it names; never stored, never logged."""
+
+    bearer_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class RemoteManifest:
+    """A manifest with the bytes its digest was verified against."""
+
+    manifest: Manifest
+    content: bytes
+    digest: Digest
+
+
+@attrs.frozen
+class BlobReader:
+    """A blob being received. ``offset`` is where the bytes begin: 0 when a resume was not granted."""
+
+    offset: int
+    chunks: AsyncIterator[bytes]
+
+
+BlobSource = Callable[[int], AsyncIterator[bytes]]
+"""Gives a blob's bytes from an offset on; called again when an upload has to be repeated."""
+
+
+class RegistrySession(Protocol):
+    """One repository of one registry, with the tokens obtained for it.
+
+    Every method raises, besides what it names: ``UnauthorizedError`` (credentials missing or
+    refused), ``RegistryUnreachableError`` (no answer, or the connection broke) and ``RegistryError``
+    (an answer outside the protocol). Transient failures have been retried by then. Cancelling closes
+    the connection.
+    """
+
+    @abstractmethod
+    async def manifest(self) -> RemoteManifest:
+        """The manifest the reference names.
+
+        Raises:
+            RemoteModelNotFoundError: no such repository, tag or digest.
+            DigestMismatchError: the bytes are not those of the digest asked for.
+            MalformedArtifactError: the bytes are no image manifest.
+        """
+
+    @abstractmethod
+    async def config(self, descriptor: Descriptor) -> tuple[ModelConfig, bytes]:
+        """The config blob, verified and decoded.
+
+        Raises:
+            DigestMismatchError, MalformedArtifactError: as for :meth:`manifest`.
+        """
+
+    @abstractmethod
+    def read_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[BlobReader]:
+        """Receive a blob, from ``offset`` on where the registry can. The bytes are not verified."""
+
+    @abstractmethod
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the repository has the blob already."""
+
+    @abstractmethod
+    async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
+        """Upload a blob; ``sent`` is told the bytes sent so far."""
+
+    @abstractmethod
+    async def push_manifest(self, content: bytes, media_type: str) -> None:
+        """Upload the manifest under the reference's tag."""
+
+
+class Registry(Protocol):
+    """Every registry there is."""
+
+    @abstractmethod
+    def session(
+        self, reference: Reference, *, push: bool = False, credentials: Credentials | None = None
+    ) -> AbstractAsyncContextManager[RegistrySession]:
+        """Open the repository a reference names. Opening makes no request."""

@@ -1,0 +1,1 @@
+"""Use cases of the model runner, written against the ports alone."""

@@ -1,0 +1,1 @@
+"""Deciding which engine runs when: pure rules, and the pump that carries them out."""

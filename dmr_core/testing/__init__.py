@@ -1,0 +1,1 @@
+"""The test kit for plugin authors: fakes of every port and the contract suites they pass."""

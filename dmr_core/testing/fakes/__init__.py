@@ -1,0 +1,1 @@
+"""Fakes of every port: small, real implementations, held to the same contracts as the adapters."""
