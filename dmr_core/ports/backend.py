@@ -27,7 +27,7 @@ def _claims_nothing(_reference: Reference) -> bool:
 
 
 def _check_name(_instance: object, _attribute: object, value: str) -> None:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value):
         raise PluginError(
             f"invalid plugin spec name {value!r}: use 1 to 32 lower-case letters, digits, '.', '_' and '-', "
             "beginning and ending with a letter or digit"

@@ -97,6 +97,10 @@ class ModelStore(Protocol):
         """
 
     @abstractmethod
+    async def read_manifest(self, model_id: Digest) -> bytes | None:
+        """The exact bytes of a model's manifest, ``None`` when there is no such model."""
+
+    @abstractmethod
     async def add(self, artifact: Artifact) -> Model:
         """Make a model visible; its layers must be here. Adding one that is here already is a no-op.
 

@@ -1,0 +1,1 @@
+"""The HTTP shell: Starlette for management, plain ASGI for inference."""

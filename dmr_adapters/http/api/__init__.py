@@ -1,0 +1,1 @@
+"""Management routes: models, engines, operations."""

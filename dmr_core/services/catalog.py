@@ -1,0 +1,132 @@
+"""Finding, listing, tagging and removing models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.model import Model
+from dmr_core.domain.reference import Reference, ReferencePolicy, parse_model_id, parse_reference
+from dmr_core.errors import ConflictError, InvalidReferenceError, ModelInUseError, ModelNotFoundError
+from dmr_core.ports.model_store import ModelStore
+
+__all__ = ["CatalogService", "Removal"]
+
+_MAX_CACHED: Final = 4096
+
+
+@attrs.frozen
+class Removal:
+    """What a removal did, in order: tags taken away, then the model deleted, if it was."""
+
+    untagged: tuple[str, ...]
+    deleted: Digest | None
+
+
+class CatalogService:
+    """What is in the store, by any name a model answers to."""
+
+    def __init__(
+        self, store: ModelStore, policy: ReferencePolicy, in_use: Callable[[Digest], bool] = lambda _id: False
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._in_use = in_use
+        self._found: dict[str, Model] = {}
+        self._found_at = -1
+
+    @property
+    def policy(self) -> ReferencePolicy:
+        """The defaults references are read with."""
+        return self._policy
+
+    def list(self) -> tuple[Model, ...]:
+        """Every model, in the order of the index."""
+        return self._store.models()
+
+    def find(self, text: str) -> Model:
+        """The model ``text`` names: a reference, an ID, or the first twelve digits of one.
+
+        Synchronous and in memory; a name that was found before costs one dictionary lookup.
+
+        Raises:
+            ModelNotFoundError: nothing answers to it.
+            InvalidReferenceError: it can be no name.
+        """
+        if self._found_at != self._store.generation:
+            self._found.clear()
+            self._found_at = self._store.generation
+        model = self._found.get(text)
+        if model is None:
+            model = self._look_up(text)
+            if len(self._found) < _MAX_CACHED:
+                self._found[text] = model
+        return model
+
+    async def find_fresh(self, text: str) -> Model:
+        """As :meth:`find`, but looks at the disk before it says that there is no such model."""
+        try:
+            return self.find(text)
+        except ModelNotFoundError:
+            await self._store.refresh()
+            return self.find(text)
+
+    async def tag(self, text: str, target: str) -> Reference:
+        """Give the model ``text`` names one more tag, taking the tag from any other model.
+
+        Raises:
+            ModelNotFoundError, InvalidReferenceError: as for :meth:`find`, for either name.
+        """
+        reference = parse_reference(target, self._policy)
+        if reference.digest is not None or parse_model_id(target) is not None and "/" not in target:
+            raise InvalidReferenceError(target, "a tag cannot be a digest or a model ID")
+        model = await self.find_fresh(text)
+        await self._store.tag(model.id, reference)
+        return reference
+
+    async def remove(self, text: str, *, force: bool = False) -> Removal:
+        """Take a tag away; the model goes with its last tag. An ID removes the model.
+
+        Raises:
+            ModelNotFoundError: nothing answers to ``text``.
+            ConflictError: an ID with several tags, without ``force``.
+            ModelInUseError: a runner is busy with the model.
+        """
+        model = await self.find_fresh(text)
+        tag = self._as_tag(text, model)
+        if tag is not None and len(model.tags) > 1:
+            await self._store.untag(tag)
+            return Removal((tag,), None)
+        if tag is None and len(model.tags) > 1 and not force:
+            raise ConflictError(
+                f'unable to delete "{text}" (must be forced) due to multiple tag references: resource conflict'
+            )
+        if self._in_use(model.id):
+            raise ModelInUseError(f"model {text!r} is being used by a running request; unload it first")
+        await self._store.remove(model.id)
+        return Removal(model.tags, model.id)
+
+    def _look_up(self, text: str) -> Model:
+        model_id = parse_model_id(text)
+        if model_id is not None:
+            for model in self._store.models():
+                if model_id.matches(model.id):
+                    return model
+            if len(model_id.prefix) == 64:
+                raise ModelNotFoundError(text)
+        reference = parse_reference(text, self._policy)
+        found = self._store.by_id(reference.digest) if reference.digest else self._store.by_tag(reference.canonical)
+        if found is None:
+            raise ModelNotFoundError(text)
+        return found
+
+    def _as_tag(self, text: str, model: Model) -> str | None:
+        """The tag of ``model`` that ``text`` is, or ``None`` when it names the model by its digest."""
+        try:
+            reference = parse_reference(text, self._policy)
+        except InvalidReferenceError:
+            return None
+        return reference.canonical if reference.digest is None and reference.canonical in model.tags else None

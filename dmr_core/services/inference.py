@@ -1,0 +1,162 @@
+"""From a model's name to a leased engine: the decisions of an inference request, without its bytes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.model import Model
+from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
+from dmr_core.services.backends import BackendService
+from dmr_core.services.catalog import CatalogService
+from dmr_core.services.scheduling.scheduler import Lease, RunnerView, Scheduler
+from dmr_core.services.scheduling.state import Launch, Phase
+
+__all__ = ["ConfiguredModel", "InferenceService", "Plan"]
+
+_MAX_PLANS: Final = 4096
+_FALLBACK_MODES: Final = (EngineMode.RERANKING, EngineMode.IMAGE_GENERATION)
+
+
+@attrs.frozen
+class Plan:
+    """Which runner a request goes to. ``alias`` is the name the engine would be started under."""
+
+    key: RunnerKey
+    alias: str
+
+
+@attrs.frozen(kw_only=True)
+class ConfiguredModel:
+    """Settings stored for a model."""
+
+    backend: str
+    model: Model
+    mode: EngineMode
+    config: EngineConfig
+
+
+@attrs.define(eq=False)
+class InferenceService:
+    """Ties names, backends, settings and the scheduler together."""
+
+    catalog: CatalogService
+    backends: BackendService
+    scheduler: Scheduler
+    keep_alive: KeepAlive
+    _configs: dict[tuple[str, Digest, EngineMode], EngineConfig] = attrs.field(factory=dict)
+    _plans: dict[tuple[str, EngineMode, str | None], tuple[Model, Plan]] = attrs.field(factory=dict)
+
+    def plan(self, name: str, mode: EngineMode, backend: str | None) -> Plan:
+        """Decide where a request goes. In memory; repeated names cost two dictionary lookups.
+
+        Raises:
+            ModelNotFoundError, InvalidReferenceError: ``name`` names nothing.
+            BackendNotFoundError, UnsupportedFormatError, BackendNotInstalledError: nobody can serve it.
+        """
+        model = self.catalog.find(name)
+        cached = self._plans.get((name, mode, backend))
+        if cached is not None and cached[0] is model:
+            return cached[1]
+        chosen = self.backends.choose(model, mode, backend)
+        config = self._config(chosen.name, model.id, mode)
+        draft = self.catalog.find(config.speculative.draft_model).id if config.speculative else None
+        plan = Plan(RunnerKey(chosen.name, model.id, mode, draft), name)
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        self._plans[name, mode, backend] = (model, plan)
+        return plan
+
+    async def lease(self, plan: Plan) -> Lease:
+        """A lease on the runner of ``plan``, loading it if need be. Raises as :meth:`Scheduler.lease`."""
+        lease = self.scheduler.try_lease(plan.key)
+        if lease is not None:
+            return lease
+        config = self._config(plan.key.backend, plan.key.model_id, plan.key.mode)
+        return await self.scheduler.lease(
+            plan.key, Launch(alias=plan.alias, config=config, keep_alive=config.keep_alive or self.keep_alive)
+        )
+
+    def unload(self, *, models: tuple[str, ...] = (), backend: str = "", everything: bool = False) -> tuple[int, ...]:
+        """Let runners go: all of them, those of a backend, or those of some models. The IDs of those that will go."""
+        ids = set()
+        for name in models:
+            ids |= self._ids_named(name)
+        chosen = [
+            view.id
+            for view in self.scheduler.runners()
+            if (everything or view.key.model_id in ids or (backend and not models))
+            and (not backend or view.key.backend == backend)
+        ]
+        self.scheduler.unload(chosen)
+        return tuple(chosen)
+
+    def in_use(self, model_id: Digest) -> bool:
+        """Whether a runner is answering with this model now."""
+        return any(view.key.model_id == model_id and view.leases for view in self.scheduler.runners())
+
+    async def release_model(self, model_id: Digest) -> None:
+        """Unload a model that is about to be removed, and wait until its engines are gone."""
+        chosen = [view.id for view in self.scheduler.runners() if view.key.model_id == model_id and not view.leases]
+        self.scheduler.unload(chosen, "removed")
+        await self.scheduler.settled(chosen)
+
+    def configure(self, name: str, mode: EngineMode, backend: str | None, config: EngineConfig) -> Plan:
+        """Store settings for a model; an idle runner that has others is unloaded.
+
+        Raises:
+            ModelNotFoundError, BackendNotFoundError, UnsupportedFormatError: as for :meth:`plan`.
+            InvalidConfigurationError: the engine refuses a setting; nothing was changed.
+            RunnerActiveError: a runner that would have to be restarted is loading or busy.
+        """
+        model = self.catalog.find(name)
+        chosen = self.backends.choose(model, mode, backend)
+        chosen.engine.check(config)
+        if config.speculative:
+            self.catalog.find(config.speculative.draft_model)
+        affected = [view for view in self.scheduler.runners() if self._is_of(view, chosen.name, model.id, mode)]
+        before = self._config(chosen.name, model.id, mode)
+        restart = not config.launches_like(before)
+        if restart and any(view.leases or view.phase is not Phase.READY for view in affected):
+            raise RunnerActiveError("runner already active")
+        self._configs[chosen.name, model.id, mode] = config
+        self._plans.clear()
+        if restart:
+            self.scheduler.unload([view.id for view in affected], "reconfigured")
+        else:
+            for view in affected:
+                self.scheduler.retune(view.id, config.keep_alive or self.keep_alive)
+        return self.plan(name, mode, backend)
+
+    def configured(self, name: str | None = None) -> tuple[ConfiguredModel, ...]:
+        """Settings stored for models that exist; those of one model if it is named."""
+        ids = self._ids_named(name) if name else None
+        known = {model.id: model for model in self.catalog.list()}
+        return tuple(
+            ConfiguredModel(backend=backend, model=known[model_id], mode=mode, config=config)
+            for (backend, model_id, mode), config in self._configs.items()
+            if model_id in known and (ids is None or model_id in ids)
+        )
+
+    def _config(self, backend: str, model_id: Digest, mode: EngineMode) -> EngineConfig:
+        config = self._configs.get((backend, model_id, mode))
+        if config is None and mode in _FALLBACK_MODES:
+            config = self._configs.get((backend, model_id, EngineMode.COMPLETION))
+        return config or EngineConfig()
+
+    def _ids_named(self, name: str) -> set[Digest]:
+        """IDs ``name`` may stand for; a model that was removed meanwhile is still known by its runners' names."""
+        ids = {view.key.model_id for view in self.scheduler.runners() if view.alias == name}
+        try:
+            ids.add(self.catalog.find(name).id)
+        except (ModelNotFoundError, InvalidReferenceError):
+            return ids
+        return ids
+
+    @staticmethod
+    def _is_of(view: RunnerView, backend: str, model_id: Digest, mode: EngineMode) -> bool:
+        return view.key.backend == backend and view.key.model_id == model_id and view.key.mode is mode
