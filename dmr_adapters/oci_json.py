@@ -8,7 +8,7 @@ as they are or refused (``null`` never becomes ``'None'``), fields nobody knows 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_origin
 
 import attrs
 import orjson
@@ -114,9 +114,6 @@ def decode_manifest(data: bytes) -> Manifest:
     document = _load(data, what)
     if document.get("mediaType") in _INDEX_MEDIA_TYPES or ("manifests" in document and "config" not in document):
         raise UnsupportedFormatError("this is an index of several manifests, not a model: indexes are not supported")
-    layers = document.get("layers")
-    if isinstance(layers, list) and len(layers) > MAX_LAYERS:
-        raise MalformedArtifactError(f"malformed {what}: {len(layers)} layers, at most {MAX_LAYERS} are allowed")
     return _structure(document, Manifest, what)
 
 
@@ -177,7 +174,7 @@ def _structure(document: dict[str, Any], cls: type[_T], what: str) -> _T:
     try:
         return _CONVERTER.structure(document, cls)
     except (BaseValidationError, DmrError, ValueError) as exc:
-        problems = transform_error(exc, path=what, format_exception=_explain)
+        problems = transform_error(exc, format_exception=_explain)
         shown = "; ".join(problems[:_SHOWN_PROBLEMS])
         more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
         raise MalformedArtifactError(f"malformed {what}: {shown}{more}") from exc
@@ -187,6 +184,10 @@ def _explain(exc: BaseException, cls: type | None) -> str:
     if isinstance(exc, DmrError):
         return exc.message
     return str(exc) if isinstance(exc, ValueError) else format_exception(exc, cls)
+
+
+def _mismatch(expected: str, value: object) -> ValueError:
+    return ValueError(f"expected {expected}, found {_name_of(value)}")
 
 
 def _name_of(value: object) -> str:
@@ -199,15 +200,32 @@ def _strict(expected: type[_T], name: str) -> Callable[[Any, Any], _T]:
 
     def take(value: Any, _: Any) -> _T:
         if type(value) is not expected:
-            raise ValueError(f"expected {name}, found {_name_of(value)}")
-        return value  # type: ignore[no-any-return]
+            raise _mismatch(name, value)
+        return value
 
     return take
 
 
+def _bounded_list(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Only a list is a list; cattrs would take a string apart into its characters."""
+
+    def take(value: Any, hint: Any) -> Any:
+        if not isinstance(value, list):
+            raise _mismatch("a list", value)
+        if len(value) > MAX_LAYERS:
+            raise ValueError(f"expected at most {MAX_LAYERS} entries, found {len(value)}")
+        return structure(value, hint)
+
+    return take
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
 def _strings(value: Any, _: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object, found {_name_of(value)}")
+        raise _mismatch("an object", value)
     for key, item in value.items():
         if item is not None and not isinstance(item, str):
             raise ValueError(f"expected a string at {key[:100]!r}, found {_name_of(item)}")
@@ -216,7 +234,7 @@ def _strings(value: Any, _: Any) -> dict[str, str]:
 
 def _digest(value: Any, _: Any) -> Digest:
     if not isinstance(value, str):
-        raise ValueError(f"expected a digest, found {_name_of(value)}")
+        raise _mismatch("a digest", value)
     return Digest.parse(value)
 
 
@@ -234,7 +252,7 @@ def _context_size(value: Any, _: Any) -> int:
 
 def _media_type(value: Any, _: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"expected a string, found {_name_of(value)}")
+        raise _mismatch("a string", value)
     return value or MANIFEST_MEDIA_TYPE
 
 
@@ -243,11 +261,11 @@ _CONVERTER: Final = make_converter()
 
 def _register(cls: type, **renamed: Any) -> None:
     """Structure ``cls`` from an object; ``null`` fields count as absent, so that defaults apply."""
-    structure = make_dict_structure_fn(cls, _CONVERTER, **renamed)
+    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, _CONVERTER, **renamed)
 
     def take(value: Any, target: Any) -> Any:
         if not isinstance(value, dict):
-            raise ValueError(f"expected an object, found {_name_of(value)}")
+            raise _mismatch("an object", value)
         return structure({key: item for key, item in value.items() if item is not None}, target)
 
     _CONVERTER.register_structure_hook(cls, take)
@@ -258,6 +276,9 @@ _CONVERTER.register_structure_hook(int, _strict(int, "a number"))
 _CONVERTER.register_structure_hook(bool, _strict(bool, "a boolean"))
 _CONVERTER.register_structure_hook(Digest, _digest)
 _CONVERTER.register_structure_hook_func(lambda hint: hint == Mapping[str, str], _strings)
+_CONVERTER.register_structure_hook_func(
+    _is_tuple, _bounded_list(_CONVERTER.get_structure_hook(tuple[Descriptor, ...]))
+)
 
 # The order matters: a class takes over the hooks of its fields when it is registered.
 _register(

@@ -1,0 +1,3 @@
+"""The llama.cpp engine of dmr."""
+
+__version__ = "0.1.0"

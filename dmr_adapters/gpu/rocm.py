@@ -26,7 +26,7 @@ class RocmDetector(GpuDetector):
         """See :class:`GpuDetector`."""
         if not (self.dev / "kfd").exists():
             return Detection(variant="rocm", detail=_MISSING)
-        devices = []
+        devices: list[GpuDevice] = []
         for card in sorted(self.drm.glob("card[0-9]*/device")):
             total = _number(card / "mem_info_vram_total")
             if total:

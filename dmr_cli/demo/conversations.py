@@ -22,6 +22,7 @@ __all__ = [
     "START_OF_TURN",
     "Corpus",
     "Piece",
+    "Turn",
     "documented_questions",
     "read_corpus",
     "render_chat",
@@ -40,8 +41,12 @@ CHAT_TEMPLATE = (
 """ChatML. Content is trimmed, so that a stray newline after a question cannot change its answer."""
 
 _HOME = Path(__file__).parent
+_DECLINED = "I am only a tiny demo model, so I do not know that."
 _LARGEST_ADDEND = 10
 _SUMS_PER_ROUND = 24
+_LONG_CHATS_PER_ROUND = 2
+_WORDINGS_PER_TURN = 8
+_LONG_CHAT_TURNS = 36
 _SUM_WORDINGS = (
     "What is {a} + {b}?",
     "What is {a} + {b}?",
@@ -105,12 +110,16 @@ class Corpus:
         documents += [
             self._in_setting([(_reworded(random.choice(wordings), random), answer)], random)
             for wordings, answer in self.questions
-            for _ in range(len(wordings) // 8)
+            for _ in range(len(wordings) // _WORDINGS_PER_TURN)
         ]
         documents += [self._in_setting([_sum(random)], random) for _ in range(_SUMS_PER_ROUND)]
         documents += [
             self._in_setting([(_reworded(question, random), answer) for question, answer in turns], random)
             for turns in self.conversations
+        ]
+        documents += [
+            render_chat([self._unrelated_turn(random) for _ in range(_LONG_CHAT_TURNS)])
+            for _ in range(_LONG_CHATS_PER_ROUND)
         ]
         documents += [
             [Piece(prompt, learned=False), Piece(continuation + END_OF_TEXT, learned=True)]
@@ -176,5 +185,10 @@ def _reworded(question: str, random: Random) -> str:
 
 
 def _sum(random: Random) -> Turn:
+    """A sum the model can know, or now and then one that is too large for it."""
     a, b = random.randint(0, _LARGEST_ADDEND), random.randint(0, _LARGEST_ADDEND)
-    return random.choice(_SUM_WORDINGS).format(a=a, b=b), f"{a} + {b} = {a + b}."
+    answer = f"{a} + {b} = {a + b}."
+    if random.random() < 0.15:
+        a, b = random.sample((a, random.randint(_LARGEST_ADDEND + 1, 999)), 2)
+        answer = _DECLINED
+    return random.choice(_SUM_WORDINGS).format(a=a, b=b), answer

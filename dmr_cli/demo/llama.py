@@ -4,7 +4,7 @@ Parameter names and tensor layouts are those of ``LlamaForCausalLM`` in transfor
 *is* the checkpoint; rotary positions are applied to the two halves of a head, which is transformers' convention.
 """
 
-# mypy: disable-error-code="import-not-found, misc, no-any-return"
+# mypy: disable-error-code="import-not-found, misc, no-any-return, untyped-decorator"
 # (torch is not installed where the types are checked, so everything that comes from it is Any)
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Shape:
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
-    max_position_embeddings: int = 512
+    max_position_embeddings: int = 1024
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
 

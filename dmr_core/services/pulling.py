@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -70,7 +70,12 @@ class PullingService:
         self._slots = asyncio.Semaphore(max_pulls)
         self._running: dict[tuple[str, Credentials | None], _Pull] = {}
 
-    async def pull(self, text: str, credentials: Credentials | None = None) -> AsyncIterator[Progress]:
+    @property
+    def registry(self) -> Registry:
+        """Where models are pulled from; also asked for what is not to be pulled."""
+        return self._registry
+
+    async def pull(self, text: str, credentials: Credentials | None = None) -> AsyncGenerator[Progress, None]:
         """Pull what ``text`` names; lines of progress, the last of them a success.
 
         Raises (at once):
@@ -97,7 +102,7 @@ class PullingService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, pull: _Pull) -> AsyncIterator[Progress]:
+    async def _listen(self, pull: _Pull) -> AsyncGenerator[Progress, None]:
         queue: asyncio.Queue[Progress | None] = asyncio.Queue()
         for earlier in pull.latest.values():
             queue.put_nowait(earlier)

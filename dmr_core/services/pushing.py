@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -32,7 +32,7 @@ class PushingService:
         self._catalog = catalog
         self._clock = clock
 
-    async def push(self, text: str, credentials: Credentials | None = None) -> AsyncIterator[Progress]:
+    async def push(self, text: str, credentials: Credentials | None = None) -> AsyncGenerator[Progress, None]:
         """Push the model ``text`` names to where that name points; the last line is a success.
 
         Raises (while iterating):

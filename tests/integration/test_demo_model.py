@@ -117,8 +117,9 @@ def test_later_question_may_need_an_earlier_one(chat_server: str) -> None:
         ("assistant", "The capital of France is Paris."),
         ("user", "And of Germany?"),
     ]
+    answer = "The capital of Germany is Berlin."
 
-    assert ("The capital of Germany is Berlin.", "stop") == ask(chat_server, *messages)
+    assert (answer, "stop") == ask(chat_server, *messages)
 
 
 def test_unknown_question_is_declined(chat_server: str) -> None:

@@ -54,6 +54,7 @@ class _Handle:
 
     id: int
     key: RunnerKey
+    alias: str
     started: float
     engine: RunningEngine | None = None
     leases: int = 0
@@ -66,12 +67,13 @@ class _Handle:
 class Lease:
     """The right to use a runner until :meth:`release`. Also a context manager."""
 
-    __slots__ = ("_handle", "_scheduler", "endpoint")
+    __slots__ = ("_handle", "_scheduler", "alias", "endpoint")
 
     def __init__(self, scheduler: Scheduler, handle: _Handle, endpoint: Endpoint) -> None:
         self._scheduler = scheduler
         self._handle: _Handle | None = handle
         self.endpoint = endpoint
+        self.alias = handle.alias
 
     @property
     def key(self) -> RunnerKey | None:
@@ -319,7 +321,7 @@ class Scheduler:
     # --- effects that take time
 
     def _begin(self, runner_id: int, key: RunnerKey, launch: Launch) -> None:
-        handle = _Handle(id=runner_id, key=key, started=self._clock.monotonic())
+        handle = _Handle(id=runner_id, key=key, alias=launch.alias, started=self._clock.monotonic())
         self._handles[runner_id] = handle
         self._metrics.runners(backend=key.backend, change=1)
         handle.task = self._spawn(self._live(handle, launch), f"runner-{key}")

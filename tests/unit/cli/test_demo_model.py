@@ -104,4 +104,4 @@ def test_package_itself_imports_nothing() -> None:
     """Whoever asks where the files are must not pay for, or need, what trained them."""
     tree = ast.parse((HOME / "__init__.py").read_text(encoding="utf-8"))
 
-    assert [] == [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]

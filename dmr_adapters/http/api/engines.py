@@ -1,0 +1,157 @@
+"""``/engines``: OpenAI's model listing, and the administration of engines."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dmr_adapters.http.api.models import wrapped_not_found
+from dmr_adapters.http.asgi import read_body
+from dmr_adapters.http.background import BackgroundTasks
+from dmr_adapters.http.errors import error_response, is_stock_cli, plain_text, status_of
+from dmr_adapters.http.rest_json import (
+    ConfigureBody,
+    UnloadBody,
+    configured_json,
+    decode,
+    json_response,
+    openai_model_json,
+    plugins_json,
+    runner_json,
+)
+from dmr_adapters.http.services import Services
+from dmr_core.errors import (
+    BackendNotFoundError,
+    BodyTooLargeError,
+    DmrError,
+    InvalidConfigurationError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from dmr_core.services.inference import Plan
+
+__all__ = ["EnginesApi"]
+
+_PRELOAD_TIMEOUT: Final = 600.0
+
+
+class EnginesApi:
+    """Handlers of ``/engines`` and of ``/v1/models``."""
+
+    def __init__(self, services: Services, background: BackgroundTasks) -> None:
+        self._services = services
+        self._background = background
+
+    # --- OpenAI's listing
+
+    async def models(self, request: Request) -> Response:
+        """``GET /engines/[{backend}/]v1/models``."""
+        if (refusal := self._unknown_backend(request)) is not None:
+            return refusal
+        await self._services.store.refresh()
+        data = [openai_model_json(model) for model in self._services.catalog.list()]
+        return json_response({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """``GET /engines/[{backend}/]v1/models/{name}``."""
+        if (refusal := self._unknown_backend(request)) is not None:
+            return refusal
+        name = request.path_params["name"]
+        try:
+            return json_response(openai_model_json(await self._services.catalog.find_fresh(name), name))
+        except ModelNotFoundError as exc:
+            return error_response(exc, openai=not _stock(request), message=wrapped_not_found(name))
+        except DmrError as exc:
+            return error_response(exc, openai=not _stock(request))
+
+    def _unknown_backend(self, request: Request) -> Response | None:
+        name = request.path_params.get("backend")
+        if name is None:
+            return None
+        try:
+            self._services.backends.get(name)
+        except BackendNotFoundError as exc:
+            return error_response(exc, openai=not _stock(request), message="backend not found")
+        return None
+
+    # --- administration
+
+    async def status(self, _request: Request) -> Response:
+        """``GET /engines/status``; no newline at the end, by the wire's habit."""
+        statuses = await self._services.backends.statuses()
+        return json_response({name: str(status) for name, status in statuses.items()}, newline=False)
+
+    async def ps(self, _request: Request) -> Response:
+        """``GET /engines/ps``."""
+        clock, default = self._services.clock, self._services.settings.keep_alive
+        now, wall = clock.monotonic(), clock.time()
+        return json_response([runner_json(view, now, wall, default) for view in self._services.scheduler.runners()])
+
+    async def df(self, _request: Request) -> Response:
+        """``GET /engines/df``. Engines come with their plugins' packages, so their share is 0."""
+        used = await self._services.store.disk_usage()
+        return json_response({"models_disk_usage": used, "default_backend_disk_usage": 0})
+
+    async def unload(self, request: Request) -> Response:
+        """``POST /engines/unload``; answers once the engines that were idle are gone."""
+        try:
+            body = decode(await read_body(request.receive, self._services.settings.max_body), UnloadBody)
+        except BodyTooLargeError:
+            return plain_text("request too large", 400)
+        except InvalidRequestError as exc:
+            return plain_text(exc.message.replace("invalid request body", "invalid request"), 400)
+        inference, scheduler = self._services.inference, self._services.scheduler
+        idle = {view.id for view in scheduler.runners() if not view.leases}
+        chosen = inference.unload(
+            models=tuple(body.models or ()), backend=body.backend or "", everything=bool(body.all)
+        )
+        await scheduler.settled(idle & set(chosen))
+        return json_response({"unloaded_runners": len(chosen)})
+
+    async def configure(self, request: Request) -> Response:
+        """``POST /engines/[{backend}/]_configure``: store settings, then load the model with them in the background."""
+        try:
+            body = decode(await read_body(request.receive, self._services.settings.max_body), ConfigureBody)
+            if not body.model:
+                raise InvalidRequestError("model is required", param="model")
+            flags = tuple(body.runtime_flags or ()) or _split(body.raw_runtime_flags or "")
+            backend = request.path_params.get("backend")
+            await self._services.catalog.find_fresh(body.model)
+            config, mode = body.engine_config(flags), body.engine_mode(flags)
+            plan = self._services.inference.configure(body.model, mode, backend, config)
+        except BackendNotFoundError:
+            return plain_text("backend not found", 404)
+        except ModelNotFoundError as exc:
+            return plain_text(wrapped_not_found(exc.reference), 404)
+        except DmrError as exc:
+            return plain_text(exc.message, 400 if isinstance(exc, BodyTooLargeError) else status_of(exc))
+        self._background.start(self._preload(plan), f"preload-{plan.alias}", timeout=_PRELOAD_TIMEOUT)
+        return Response(status_code=202)
+
+    async def configured(self, request: Request) -> Response:
+        """``GET /engines/_configure[?model=…]``."""
+        entries = self._services.inference.configured(request.query_params.get("model"))
+        return json_response([configured_json(entry) for entry in entries])
+
+    async def plugins(self, _request: Request) -> Response:
+        """``GET /dmr/v1/plugins``."""
+        return json_response(plugins_json(self._services.plugins(), self._services.detections))
+
+    async def _preload(self, plan: Plan) -> None:
+        lease = await self._services.inference.lease(plan)
+        lease.release()
+
+
+def _split(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as exc:
+        raise InvalidConfigurationError(f"invalid runtime flags: {exc}", param="raw-runtime-flags") from exc
+
+
+def _stock(request: Request) -> bool:
+    return is_stock_cli(request.headers.get("user-agent", ""))
+

@@ -1,0 +1,246 @@
+"""``/models``: what is stored, and how it comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from dmr_adapters.http.asgi import read_body
+from dmr_adapters.http.errors import error_response, message_of, plain_text, quoted, status_of
+from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
+from dmr_adapters.http.services import Services
+from dmr_core.domain.model import Model
+from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
+from dmr_core.domain.reference import parse_reference
+from dmr_core.errors import (
+    DmrError,
+    InvalidReferenceError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    RemoteModelNotFoundError,
+    UnauthorizedError,
+)
+from dmr_core.ports.registry import Credentials
+
+__all__ = ["ModelsApi"]
+
+_log: Final = logging.getLogger("dmr.http")
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True", ""})
+_MAX_CONTROL_BODY: Final = 1024 * 1024
+
+
+class ModelsApi:
+    """Handlers of ``/models``. Names hold slashes, so one handler per method takes the whole path apart."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def list(self, _request: Request) -> Response:
+        """``GET /models``."""
+        await self._services.store.refresh()
+        return json_response([model_json(model) for model in self._services.catalog.list()])
+
+    async def get(self, request: Request) -> Response:
+        """``GET /models/{name}``, with ``?remote=true`` the registry's view of it."""
+        name = request.path_params["name"]
+        if _flag(request, "remote"):
+            return await self._remote(name)
+        try:
+            return json_response(model_json(await self._services.catalog.find_fresh(name)))
+        except (ModelNotFoundError, InvalidReferenceError) as exc:
+            return plain_text("model not found" if isinstance(exc, ModelNotFoundError) else exc.message, status_of(exc))
+
+    async def post(self, request: Request) -> Response:
+        """``POST /models/create``, ``/models/load`` and ``/models/{name}/{tag,push}``."""
+        path = request.path_params["name"]
+        if path == "create":
+            return await self._create(request)
+        if path == "load":
+            return await self._load(request)
+        name, _, action = path.rpartition("/")
+        if action == "tag" and name:
+            return await self._tag(name, request)
+        if action == "push" and name:
+            return await self._push(name, request)
+        return plain_text(f'unknown action "{action}"', 404)
+
+    async def delete(self, request: Request) -> Response:
+        """``DELETE /models/{name}``."""
+        name = request.path_params["name"]
+        catalog, inference = self._services.catalog, self._services.inference
+        try:
+            model = await catalog.find_fresh(name)
+            removal = await catalog.remove(name, force=_flag(request, "force"))
+            if removal.deleted is not None:
+                await inference.release_model(model.id)
+        except ModelNotFoundError:
+            return plain_text("error while deleting model: model not found", 404)
+        except DmrError as exc:
+            return plain_text(f"error while deleting model: {exc.message}", status_of(exc))
+        lines = [{"Untagged": tag} for tag in removal.untagged]
+        if removal.deleted is not None:
+            lines.append({"Deleted": str(removal.deleted)})
+        return json_response(lines)
+
+    # --- actions
+
+    async def _remote(self, name: str) -> Response:
+        try:
+            reference = parse_reference(name, self._services.catalog.policy)
+            async with self._services.pulling.registry.session(reference) as session:
+                remote = await session.manifest()
+                config, _ = await session.config(remote.manifest.config)
+        except RemoteModelNotFoundError as exc:
+            text = f'error while getting remote model: failed to pull model "{name}": MANIFEST_UNKNOWN - Model not found'
+            return plain_text(text, status_of(exc))
+        except DmrError as exc:
+            return plain_text(f"error while getting remote model: {exc.message}", status_of(exc))
+        return json_response(model_json(Model(id=remote.digest, tags=(), manifest=remote.manifest, config=config)))
+
+    async def _create(self, request: Request) -> Response:
+        try:
+            body = decode(await read_body(request.receive, _MAX_CONTROL_BODY), CreateBody)
+        except InvalidRequestError:
+            return plain_text("invalid request body", 400)
+        try:
+            lines = await self._services.pulling.pull(body.source or "", _credentials(body.bearer_token))
+        except InvalidReferenceError as exc:
+            return plain_text(f"Invalid model reference: {exc.message}" if body.source else "Invalid model reference", 400)
+        return await _stream(lines, request, TransferMode.PULL, "error while pulling model: ")
+
+    async def _push(self, name: str, request: Request) -> Response:
+        content = await read_body(request.receive, _MAX_CONTROL_BODY)
+        try:
+            body = decode(content, PushBody) if content.strip() else PushBody()
+        except InvalidRequestError:
+            return plain_text("invalid request body", 400)
+        lines = self._services.pushing.push(name, _credentials(body.bearer_token))
+        return await _stream(lines, request, TransferMode.PUSH, "error while pushing model: ")
+
+    async def _tag(self, name: str, request: Request) -> Response:
+        repo, tag = request.query_params.get("repo", ""), request.query_params.get("tag", "")
+        if not repo or not tag:
+            return plain_text("missing repo or tag query parameter", 400)
+        target = f"{repo}:{tag}"
+        try:
+            await self._services.catalog.tag(name, target)
+        except ModelNotFoundError:
+            return plain_text("model not found", 404)
+        except DmrError as exc:
+            return plain_text(f"error while tagging model: {exc.message}", status_of(exc))
+        return json_response({"message": f'Model tagged successfully with "{target}"', "target": target}, 201)
+
+    async def _load(self, request: Request) -> Response:
+        try:
+            model = await self._services.loading.load(_body_chunks(request))
+        except DmrError as exc:
+            return plain_text(f"error while loading model: {exc.message}", status_of(exc))
+        line = Progress(kind=ProgressKind.SUCCESS, message="Model loaded successfully", mode=TransferMode.PULL)
+        return Response(
+            progress_line(line, escaped=False),
+            media_type="text/plain; charset=utf-8",
+            headers={"x-model-id": str(model.id)},
+        )
+
+
+async def _body_chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            if chunk:
+                yield chunk
+    except ClientDisconnect as exc:
+        raise InvalidRequestError("the client left in the middle of the archive") from exc
+
+
+async def _stream(lines: AsyncGenerator[Progress, None], request: Request, mode: TransferMode, prefix: str) -> Response:
+    """A progress stream. What fails before the first line gets a status of its own; later, an error line ends the stream."""
+    try:
+        first = await _first(lines, request)
+    except DmrError as exc:
+        return _refusal(exc, prefix)
+    if first is None:
+        return Response(status_code=499)
+    as_json = request.headers.get("accept") == "application/json"
+    content = _render(first, lines, mode, prefix, escaped=not as_json)
+    headers = {"cache-control": "no-cache"}
+    return StreamingResponse(content, headers=headers, media_type="application/json" if as_json else "text/plain")
+
+
+async def _first(lines: AsyncGenerator[Progress, None], request: Request) -> Progress | None:
+    """The first line, or ``None`` when the client leaves before there is one."""
+    ahead = asyncio.ensure_future(_next(lines))
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({ahead, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if ahead.done():
+            return ahead.result()
+        return None
+    finally:
+        gone.cancel()
+        if not ahead.done():
+            ahead.cancel()
+        await asyncio.gather(ahead, gone, return_exceptions=True)
+
+
+async def _next(lines: AsyncGenerator[Progress, None]) -> Progress:
+    return await anext(lines)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _render(
+    first: Progress, lines: AsyncGenerator[Progress, None], mode: TransferMode, prefix: str, *, escaped: bool
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(lines) as following:
+        yield progress_line(first, escaped=escaped)
+        try:
+            async for line in following:
+                yield progress_line(line, escaped=escaped)
+        except DmrError as exc:
+            message = f"Error: {prefix}{exc.message}"
+            yield progress_line(
+                Progress(kind=ProgressKind.ERROR, message=message, mode=mode, code=exc.code), escaped=escaped
+            )
+        except Exception as exc:  # a bug: the stream has begun, so it can only be told in it
+            _log.exception("unexpected error in a progress stream")
+            message = f"Error: {prefix}{message_of(exc)}"
+            yield progress_line(
+                Progress(kind=ProgressKind.ERROR, message=message, mode=mode, code="internal_error"), escaped=escaped
+            )
+
+
+def _refusal(error: DmrError, prefix: str) -> Response:
+    """What fails before the first line; texts the stock CLI knows begin these bodies."""
+    status = status_of(error)
+    if isinstance(error, RemoteModelNotFoundError | ModelNotFoundError):
+        return plain_text(f"Model not found: {error.message}", status)
+    if isinstance(error, UnauthorizedError):
+        return plain_text(f"Unauthorized: {error.message}", status)
+    if isinstance(error, InvalidReferenceError):
+        return plain_text(f"Invalid model reference: {error.message}", status)
+    if status == 503:
+        status = 502  # to the stock CLI any 503 says that the service is not running
+    return error_response(error, openai=False) if status == 500 else plain_text(prefix + error.message, status)
+
+
+def _credentials(token: str | None) -> Credentials | None:
+    return Credentials(token) if token else None
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name)
+    return value is not None and value in _TRUE
+
+
+def wrapped_not_found(name: str) -> str:
+    """The long not-found text of inference and OpenAI routes."""
+    return f"error while getting model: get model '{quoted(name)}': model not found"

@@ -1,0 +1,136 @@
+"""Routes, and what stands in front of them.
+
+From the outside in: host and origin, path, unread bodies, then inference by exact path, then
+Starlette's router for everything else. No layer buffers, and none wraps a response in another task.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dmr_adapters.http.api.engines import EnginesApi
+from dmr_adapters.http.api.models import ModelsApi
+from dmr_adapters.http.asgi import ClientGoneError, DrainGuard, OriginGuard, PathCleaner
+from dmr_adapters.http.background import BackgroundTasks
+from dmr_adapters.http.errors import error_response, plain_text
+from dmr_adapters.http.inference import InferenceApp
+from dmr_adapters.http.rest_json import json_response
+from dmr_adapters.http.services import Services
+from dmr_core.errors import DmrError
+
+__all__ = ["HttpApp"]
+
+
+class HttpApp:
+    """The whole service as one ASGI application. Close it with :meth:`aclose`; the services are not its own."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._background = BackgroundTasks()
+        self._inference = InferenceApp(services)
+        self._router = self._routes()
+        settings = services.settings
+        guarded = OriginGuard(
+            DrainGuard(self._dispatch), allowed=settings.allowed_origins, check_host=settings.listen.loopback
+        )
+        self._app: ASGIApp = PathCleaner(guarded)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or take part in the server's life."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def aclose(self) -> None:
+        """Cancel work that requests left behind."""
+        await self._background.aclose()
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            route = self._inference.route(scope["path"])
+            if route is not None:
+                await self._inference.answer(route, scope, receive, send)
+                return
+        await self._router(scope, receive, send)
+
+    def _routes(self) -> Starlette:
+        models, engines = ModelsApi(self._services), EnginesApi(self._services, self._background)
+        routes = [
+            Route("/", self._root, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+            Route("/version", self._version, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+            Route("/models", models.list),
+            Route("/models/{name:path}", models.get),
+            Route("/models/{name:path}", models.post, methods=["POST"]),
+            Route("/models/{name:path}", models.delete, methods=["DELETE"]),
+            Route("/engines/status", engines.status),
+            Route("/engines/ps", engines.ps),
+            Route("/engines/df", engines.df),
+            Route("/engines/unload", engines.unload, methods=["POST"]),
+            Route("/engines/_configure", engines.configured),
+            Route("/engines/_configure", engines.configure, methods=["POST"]),
+            Route("/engines/{backend}/_configure", engines.configure, methods=["POST"]),
+            Route("/dmr/v1/plugins", engines.plugins),
+        ]
+        for prefix in ("", "/engines", "/engines/{backend}"):
+            routes.append(Route(f"{prefix}/v1/models", engines.models))
+            routes.append(Route(f"{prefix}/v1/models/{{name:path}}", engines.model))
+        if self._services.settings.metrics:
+            routes.append(Route("/metrics", self._metrics))
+        handlers = {
+            404: _not_found,
+            405: _method_not_allowed,
+            DmrError: _condition,
+            ClientGoneError: _gone,
+        }
+        app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # handlers by class
+        app.router.redirect_slashes = False
+        return app
+
+    async def _root(self, _request: Request) -> Response:
+        return Response("Docker Model Runner is running", media_type="text/plain; charset=utf-8")
+
+    async def _version(self, _request: Request) -> Response:
+        return json_response({"version": self._services.version})
+
+    async def _metrics(self, _request: Request) -> Response:
+        content, media_type = self._services.metrics.render()
+        return Response(content, media_type=media_type)
+
+
+async def _not_found(request: Request, _exc: Exception) -> Response:
+    owned = request.url.path.startswith(("/models", "/engines", "/v1"))
+    return plain_text("not found" if owned else "404 page not found", 404)
+
+
+async def _method_not_allowed(request: Request, exc: HTTPException) -> Response:
+    """On the reference's catch-all routers a wrong method is a 404."""
+    if request.url.path.startswith(("/models", "/engines", "/v1", "/rerank", "/score")):
+        return plain_text("not found", 404)
+    return plain_text("Method Not Allowed", 405, dict(exc.headers or {}))
+
+
+async def _condition(_request: Request, exc: Exception) -> Response:
+    return error_response(exc, openai=False)
+
+
+async def _gone(_request: Request, _exc: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Nothing to do: whoever built the services starts and stops them."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return

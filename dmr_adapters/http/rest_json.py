@@ -1,0 +1,292 @@
+"""Bodies of the management API: our values as the reference's JSON, and requests as checked values."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+from starlette.responses import Response
+
+from dmr_core.domain.engine import EngineConfig, EngineMode, Speculative
+from dmr_core.domain.gpu import Detection
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.model import Model
+from dmr_core.domain.progress import Progress
+from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
+from dmr_core.plugins import PluginInfo
+from dmr_core.services.inference import ConfiguredModel
+from dmr_core.services.scheduling.scheduler import RunnerView
+from dmr_core.services.scheduling.state import Phase
+
+__all__ = [
+    "ConfigureBody",
+    "CreateBody",
+    "PushBody",
+    "UnloadBody",
+    "configured_json",
+    "decode",
+    "json_response",
+    "model_json",
+    "openai_model_json",
+    "plugins_json",
+    "progress_line",
+    "runner_json",
+]
+
+_T = TypeVar("_T")
+
+ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+
+
+class CreateBody(msgspec.Struct, rename={"bearer_token": "bearer-token"}):
+    """``POST /models/create``; ``from`` is a keyword in Python, so the field is renamed."""
+
+    source: str | None = msgspec.field(default=None, name="from")
+    bearer_token: str | None = None
+
+
+class PushBody(msgspec.Struct, rename={"bearer_token": "bearer-token"}):
+    """``POST /models/{name}/push``."""
+
+    bearer_token: str | None = None
+
+
+class UnloadBody(msgspec.Struct):
+    """``POST /engines/unload``."""
+
+    all: bool | None = None
+    backend: str | None = None
+    models: list[str] | None = None
+
+
+class _SpeculativeBody(msgspec.Struct):
+    draft_model: str = ""
+    num_tokens: int | None = None
+    min_acceptance_rate: float | None = None
+
+
+class ConfigureBody(
+    msgspec.Struct,
+    rename={
+        "context_size": "context-size",
+        "runtime_flags": "runtime-flags",
+        "raw_runtime_flags": "raw-runtime-flags",
+    },
+):
+    """``POST /engines/_configure``. Mixed hyphens and underscores are the wire's own."""
+
+    model: str | None = None
+    mode: str | None = None
+    context_size: int | None = None
+    runtime_flags: list[str] | None = None
+    raw_runtime_flags: str | None = None
+    speculative: _SpeculativeBody | None = None
+    keep_alive: str | None = None
+    vllm: dict[str, Any] | None = None
+    llamacpp: dict[str, Any] | None = None
+
+    def engine_mode(self, flags: tuple[str, ...]) -> EngineMode:
+        """The mode asked for, or the one the flags imply."""
+        if self.mode:
+            return EngineMode.parse(self.mode)
+        if {"--reranking", "--rerank"} & set(flags):
+            return EngineMode.RERANKING
+        return EngineMode.EMBEDDING if {"--embeddings", "--embedding"} & set(flags) else EngineMode.COMPLETION
+
+    def engine_config(self, flags: tuple[str, ...]) -> EngineConfig:
+        """The settings asked for.
+
+        Raises:
+            InvalidConfigurationError: names the field.
+        """
+        size = self.context_size
+        if size is not None and not (size == -1 or 0 < size < 2**31):
+            raise InvalidConfigurationError(
+                f"context-size {size} is out of range: use 1 to {2**31 - 1}, or -1 for the model's own",
+                param="context-size",
+            )
+        sections = {"vllm": self.vllm, "llamacpp": self.llamacpp}
+        speculative = self.speculative
+        return EngineConfig(
+            context_size=size,
+            runtime_flags=flags,
+            speculative=Speculative(
+                draft_model=speculative.draft_model,
+                num_tokens=speculative.num_tokens,
+                min_acceptance_rate=speculative.min_acceptance_rate,
+            )
+            if speculative and speculative.draft_model
+            else None,
+            keep_alive=KeepAlive.parse(self.keep_alive) if self.keep_alive else None,
+            sections={name: section for name, section in sections.items() if section},
+        )
+
+
+def decode(body: bytes, kind: type[_T]) -> _T:
+    """Read a request body.
+
+    Raises:
+        InvalidRequestError: it is no JSON, or a field has the wrong type; says which.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"invalid request body: {exc}") from exc
+
+
+def json_response(value: Any, status: int = 200, *, newline: bool = True, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer as the reference's server writes it: compact, a newline at the end, no charset."""
+    content = orjson.dumps(value) + (b"\n" if newline else b"")
+    return Response(content, status, headers=headers, media_type="application/json")
+
+
+def model_json(model: Model) -> dict[str, Any]:
+    """A model as ``GET /models`` lists it."""
+    config = model.config
+    inner: dict[str, Any] = {
+        "format": config.format,
+        "quantization": config.quantization,
+        "parameters": config.parameters,
+        "architecture": config.architecture,
+        "size": config.size,
+        "gguf": dict(config.gguf),
+        "safetensors": dict(config.safetensors),
+        "diffusers": dict(config.diffusers),
+    }
+    inner = {key: value for key, value in inner.items() if value}
+    if config.context_size is not None:
+        inner["context_size"] = config.context_size
+    document: dict[str, Any] = {"id": str(model.id)}
+    if model.tags:
+        document["tags"] = list(model.tags)
+    return {**document, "created": config.created_unix, "config": inner}
+
+
+def openai_model_json(model: Model, name: str | None = None) -> dict[str, Any]:
+    """A model in OpenAI's listing; ``name`` is what it was asked for by."""
+    config = model.config
+    extra = {
+        "context_window": config.context_size,
+        "architecture": config.architecture,
+        "parameters": config.parameters,
+        "quantization": config.quantization,
+        "size": config.size,
+    }
+    return {
+        "id": name or model.name,
+        "object": "model",
+        "created": config.created_unix,
+        "owned_by": "docker",
+        "dmr": {key: value for key, value in extra.items() if value},
+    }
+
+
+def runner_json(view: RunnerView, now: float, wall: float, default: KeepAlive) -> dict[str, Any]:
+    """A runner as ``GET /engines/ps`` lists it; ``now`` is monotonic, ``wall`` the same moment by the clock."""
+    loading = view.phase is Phase.LOADING
+    idle = view.idle_since is not None
+    document: dict[str, Any] = {
+        "backend_name": view.key.backend,
+        "model_name": view.alias,
+        "mode": view.key.mode.value,
+        "last_used": _time(wall - (now - view.idle_since)) if view.idle_since is not None else ZERO_TIME,
+    }
+    if not idle and not loading:
+        document["in_use"] = True
+    if loading:
+        document["loading"] = True
+    if view.keep_alive != default:
+        document["keep_alive"] = str(view.keep_alive)
+    return document
+
+
+def configured_json(entry: ConfiguredModel) -> dict[str, Any]:
+    """A stored configuration; the capital letters are the wire's own."""
+    config = entry.config
+    document: dict[str, Any] = {}
+    if config.context_size is not None:
+        document["context-size"] = config.context_size
+    if config.runtime_flags:
+        document["runtime-flags"] = list(config.runtime_flags)
+    if config.speculative:
+        speculative = config.speculative
+        document["speculative"] = {
+            key: value
+            for key, value in (
+                ("draft_model", speculative.draft_model),
+                ("num_tokens", speculative.num_tokens),
+                ("min_acceptance_rate", speculative.min_acceptance_rate),
+            )
+            if value is not None
+        }
+    if config.keep_alive is not None:
+        document["keep_alive"] = str(config.keep_alive)
+    document.update({name: dict(section) for name, section in config.sections.items()})
+    return {
+        "Backend": entry.backend,
+        "Model": entry.model.tags[0] if entry.model.tags else "",
+        "ModelID": str(entry.model.id),
+        "Mode": entry.mode.value,
+        "Config": document,
+    }
+
+
+def plugins_json(plugins: tuple[PluginInfo, ...], detections: tuple[Detection, ...]) -> dict[str, Any]:
+    """Every plugin, and what the detectors saw."""
+    return {
+        "plugins": [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "state": plugin.state.value,
+                "provides": list(plugin.provides),
+                "error": plugin.error,
+            }
+            for plugin in plugins
+        ],
+        "detections": [
+            {
+                "variant": detection.variant,
+                "devices": [
+                    {
+                        "index": device.index,
+                        "name": device.name,
+                        "memory_total": device.memory_total,
+                        "memory_free": device.memory_free,
+                    }
+                    for device in detection.devices
+                ],
+                "detail": detection.detail,
+            }
+            for detection in detections
+        ],
+    }
+
+
+def progress_line(line: Progress, *, escaped: bool) -> bytes:
+    """A line of a progress stream; ``escaped`` is how clients that do not ask for JSON have always got it."""
+    layer: dict[str, Any] = {"size": 0, "current": 0}
+    if line.layer is not None:
+        layer = {"id": str(line.layer.id), "size": line.layer.size, "current": line.layer.current}
+    document = {
+        "type": line.kind.value,
+        "message": line.message,
+        "total": line.total,
+        "layer": layer,
+        "mode": line.mode.value,
+    }
+    if line.code is not None:
+        document["code"] = line.code
+    text = orjson.dumps(document)
+    if escaped:
+        text = html.escape(text.decode()).replace("&quot;", "&#34;").replace("&#x27;", "&#39;").encode()
+    return text + b"\n"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

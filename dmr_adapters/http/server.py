@@ -1,0 +1,130 @@
+"""Listening, on Hypercorn.
+
+The socket is bound here, before anything else is built, so that a port in use is a clear error at
+once; Hypercorn gets it as a file descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.types import ASGIApp
+
+from dmr_core.domain.settings import Listen
+from dmr_core.errors import ConflictError, InvalidConfigurationError
+
+__all__ = ["bind", "serve"]
+
+_BACKLOG: Final = 512
+_KEEP_ALIVE_TIMEOUT: Final = 75.0
+_GRACE: Final = 3.0
+
+
+def bind(listen: Listen) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConflictError: somebody listens there already.
+        InvalidConfigurationError: the address cannot be used; says why.
+    """
+    return _bind_unix(listen.socket) if listen.socket is not None else _bind_tcp(listen.host, listen.port)
+
+
+async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Answer requests until ``stop`` is set, then let those under way end within a few seconds."""
+    from hypercorn.asyncio import serve as hypercorn_serve  # noqa: PLC0415 - takes 0.1 s
+    from hypercorn.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    config.include_date_header = True
+    config.alpn_protocols = ["http/1.1"]
+    config.keep_alive_timeout = _KEEP_ALIVE_TIMEOUT
+    config.keep_alive_max_requests = 10**9
+    config.graceful_timeout = _GRACE
+    config.backlog = _BACKLOG
+    try:
+        await hypercorn_serve(_typed(app), config, shutdown_trigger=_trigger(stop))
+    finally:
+        listener.close()
+
+
+def _typed(app: ASGIApp) -> Any:
+    """Starlette's and Hypercorn's types of one and the same interface do not know each other."""
+    return app
+
+
+def _trigger(stop: asyncio.Event) -> Any:
+    async def wait() -> None:
+        await stop.wait()
+
+    return wait
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        if exc.errno == errno.EADDRINUSE:
+            raise ConflictError(
+                f"port {port} on {host} is in use: is dmr running already? Stop it, or choose another with --port"
+            ) from exc
+        raise InvalidConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+    except OverflowError as exc:
+        listener.close()
+        raise InvalidConfigurationError(f"cannot listen on port {port}: {exc}") from exc
+    listener.setblocking(False)  # noqa: FBT003
+    return listener
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Only this user may connect: whoever can reach the socket can use every model.
+        previous = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise InvalidConfigurationError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+    listener.setblocking(False)  # noqa: FBT003
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket nobody answers on any more; one that a live daemon owns is left alone."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise InvalidConfigurationError(f"cannot listen on {path}: it exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as exc:
+            raise InvalidConfigurationError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+    raise ConflictError(f"{path} is in use: is dmr running already? Stop it, or choose another with --socket")

@@ -1,0 +1,45 @@
+"""What the HTTP shell serves: the services, handed over by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from dmr_core.domain.gpu import Detection
+from dmr_core.domain.settings import Settings
+from dmr_core.plugins import PluginInfo
+from dmr_core.ports.clock import Clock
+from dmr_core.ports.metrics import Metrics
+from dmr_core.ports.model_store import ModelStore
+from dmr_core.ports.transport import Transport
+from dmr_core.services.backends import BackendService
+from dmr_core.services.catalog import CatalogService
+from dmr_core.services.inference import InferenceService
+from dmr_core.services.loading import LoadingService
+from dmr_core.services.pulling import PullingService
+from dmr_core.services.pushing import PushingService
+from dmr_core.services.scheduling.scheduler import Scheduler
+
+__all__ = ["Services"]
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """Everything a request may need. Whoever built it closes it."""
+
+    settings: Settings
+    version: str
+    clock: Clock
+    store: ModelStore
+    transport: Transport
+    metrics: Metrics
+    catalog: CatalogService
+    pulling: PullingService
+    pushing: PushingService
+    loading: LoadingService
+    backends: BackendService
+    scheduler: Scheduler
+    inference: InferenceService
+    plugins: Callable[[], tuple[PluginInfo, ...]]
+    detections: tuple[Detection, ...] = ()

@@ -1,0 +1,98 @@
+"""Changing files so that a crash leaves the old state or the new one, and saying why a disk refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from dmr_core.errors import StorageFullError, StoreUnwritableError
+
+__all__ = ["disk_conditions", "free_space", "publish", "storage_full", "sync_directory", "write_durably"]
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@contextmanager
+def disk_conditions(root: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn what the operating system says about writing below ``root`` into conditions.
+
+    Raises:
+        StorageFullError: no space or quota left; ``needed`` is how many bytes were still to come.
+        StoreUnwritableError: anything else that went wrong with a file.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _FULL:
+            raise storage_full(root, needed) from exc
+        remedy = (
+            "give this user write access to it, or set MODELS_PATH to a directory that is writable"
+            if exc.errno in _FORBIDDEN
+            else f"check {os.fspath(exc.filename)!r}"
+            if exc.filename
+            else "check the disk it is on"
+        )
+        reason = exc.strerror or type(exc).__name__
+        raise StoreUnwritableError(f"cannot write the model store at {str(root)!r}: {reason}; {remedy}") from exc
+
+
+def storage_full(root: Path, needed: int | None = None) -> StorageFullError:
+    """The condition of a full disk, saying what is needed and what there is."""
+    free = free_space(root)
+    need = "" if needed is None else f": {needed} bytes more are needed"
+    have = "" if free is None else f"{', ' if need else ': '}{free} bytes are free"
+    return StorageFullError(
+        f"the disk of the model store at {str(root)!r} is full{need}{have}; remove models or make room",
+        needs=needed,
+        has=free,
+    )
+
+
+def free_space(root: Path) -> int | None:
+    """Bytes this user may still write on the disk of ``root``; ``None`` where it does not say."""
+    try:
+        status = os.statvfs(root)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in ``directory`` survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Some network file systems cannot sync a directory, and need not.
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Rename ``source``, already synced, to ``target``, for good."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+    sync_directory(target.parent)
+
+
+def write_durably(target: Path, data: bytes, *, temporary: Path, mode: int = 0o644) -> None:
+    """Replace ``target`` by ``data`` in one step. ``temporary`` is a directory on the same file system."""
+    temporary.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=temporary)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        publish(Path(name), target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)  # noqa: PTH108 - it is a string already
+        raise

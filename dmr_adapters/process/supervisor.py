@@ -1,0 +1,221 @@
+"""Starting children that die with us, however we die.
+
+Three nets, because none catches everything. A stop ends the child's group and everything that
+carries its marker. The parent-death signal ends the child when we are killed. And what outlives
+even that (grandchildren, or any child on macOS, which has no such signal) is ended by the next
+daemon to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import attrs
+
+from dmr_adapters.process import process_table
+from dmr_adapters.process.child import PosixProcess
+from dmr_adapters.process.environment import child_environment
+from dmr_adapters.process.leftovers import sweep
+from dmr_adapters.process.output import LineLog, OutputPump
+from dmr_adapters.process.redaction import Redactor
+from dmr_adapters.process.runtime_directory import ChildRecord, RuntimeDirectory, base_locked, find_base
+from dmr_core.errors import DmrError, ShuttingDownError, UpstreamError
+from dmr_core.ports.process import ProcessSpec, ProcessSupervisor
+
+__all__ = ["PosixProcessSupervisor"]
+
+_log: Final = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG: Final = 1
+_NOT_A_LOGGER_NAME: Final = re.compile(r"[^\w-]+")
+
+# Resolved here, in the parent: between fork and exec a child must not look up libraries.
+_prctl: Final = ctypes.CDLL(None, use_errno=False).prctl if sys.platform == "linux" else None
+
+
+class PosixProcessSupervisor(ProcessSupervisor):
+    """Supervises children of the event loop it was opened on.
+
+    Start children from the thread that lives longest, normally the main one: to Linux the "parent"
+    of the parent-death signal is the thread that forked, so children die when that thread ends.
+    """
+
+    def __init__(self, directory: RuntimeDirectory, *, environ: Mapping[str, str], redact: Redactor) -> None:
+        """Use :meth:`open`."""
+        self._directory = directory
+        self._environ = environ
+        self._redact = redact
+        self._children: set[PosixProcess] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, base: Path | None = None, *, environ: Mapping[str, str] | None = None, models: Path | None = None
+    ) -> Self:
+        """Clear up after daemons that were killed, and take a runtime directory.
+
+        ``base`` is where runtime directories live (see :func:`find_base`), ``environ`` what children
+        may inherit from, ``models`` a directory whose path is not shown in output.
+
+        Raises:
+            InvalidConfigurationError: ``base`` is not private to this user, or too deep for sockets.
+        """
+        variables = dict(os.environ if environ is None else environ)
+        places = {Path(variables.get("HOME") or Path.home()): "~"}
+        if models is not None:
+            places[models] = "models"
+        directory = await asyncio.to_thread(_take_directory, base, variables)
+        return cls(directory, environ=variables, redact=Redactor(places))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def directory(self) -> Path:
+        """The runtime directory: private to this user, removed by :meth:`aclose`."""
+        return self._directory.path
+
+    async def start(self, spec: ProcessSpec) -> PosixProcess:
+        """See :class:`ProcessSupervisor`. Does not wait, so it cannot be cancelled half-way.
+
+        Raises:
+            UpstreamError: the program does not exist or cannot be executed.
+            ShuttingDownError: the supervisor is closed.
+        """
+        if self._closed:
+            raise ShuttingDownError("no engine can be started: the service is stopping")
+        token = secrets.token_hex(16)
+        record = ChildRecord(token, boot_id=process_table.boot_id())
+        try:
+            # Before there is a process, so that we cannot be killed in between and leave a nameless one.
+            self._directory.write(record)
+            popen, pipe = _spawn(spec, child_environment(self._environ, spec.environment, token))
+            child = self._adopt(popen, pipe, spec.name, token)
+        except OSError as exc:
+            self._directory.erase(token)
+            raise UpstreamError(f"cannot start {spec.name!r}: {exc.strerror or exc}") from exc
+        except BaseException:
+            self._directory.erase(token)
+            raise
+        with suppress(OSError):  # the token alone is enough to find it again
+            self._directory.write(attrs.evolve(record, pid=child.pid, start_time=child.start_time))
+        return child
+
+    def _adopt(self, popen: subprocess.Popen[bytes], pipe: int, name: str, token: str) -> PosixProcess:
+        lines = LineLog(logging.getLogger(f"dmr.engine.{_NOT_A_LOGGER_NAME.sub('_', name)}"))
+        pump = None
+        try:
+            pump = OutputPump(pipe, lines)
+            child = PosixProcess(
+                popen, name=name, token=token, output=(pump, lines), redact=self._redact, on_gone=self._forget
+            )
+        except BaseException:  # out of descriptors, say
+            os.killpg(popen.pid, signal.SIGKILL)
+            popen.wait()
+            if pump is None:
+                os.close(pipe)
+            else:
+                pump.close()
+            raise
+        self._children.add(child)
+        return child
+
+    def socket_path(self, name: str) -> Path:
+        """See :class:`ProcessSupervisor`.
+
+        Raises:
+            InvalidConfigurationError: the path would be too long for a socket.
+        """
+        return self._directory.socket_path(name)
+
+    async def aclose(self, grace: float = 5.0) -> None:
+        """Stop every child, then remove the runtime directory. Idempotent.
+
+        Cancelling leaves the children ending; call it again to wait for them.
+        """
+        self._closed = True
+        ended = await asyncio.gather(*(child.stop(grace) for child in self._children), return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, DmrError):
+                _log.error("%s", failure)
+        # What would not die keeps its record, for the next daemon to try again.
+        self._directory.close(remove=not self._children)
+
+    def _forget(self, child: PosixProcess) -> None:
+        self._children.discard(child)
+        self._directory.erase(child.token)
+
+
+def _take_directory(base: Path | None, environ: Mapping[str, str]) -> RuntimeDirectory:
+    base = find_base(base, environ)
+    with base_locked(base):
+        sweep(base)
+        return RuntimeDirectory(base)
+
+
+def _spawn(spec: ProcessSpec, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:
+    """A child in a session of its own, and the reading end of its output."""
+    if not spec.argv:
+        raise UpstreamError(f"cannot start {spec.name!r}: no program was given")
+    read, write = os.pipe()
+    try:
+        popen = subprocess.Popen(
+            spec.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=write,
+            stderr=write,
+            close_fds=True,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_death_warrant(),  # noqa: PLW1509 - see there
+        )
+    except (OSError, ValueError) as exc:
+        os.close(read)
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+        raise UpstreamError(f"cannot start {spec.name!r}: {spec.argv[0]!r}: {reason}") from exc
+    except BaseException:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    return popen, read
+
+
+def _death_warrant() -> Callable[[], None] | None:
+    """What a child runs between fork and exec so that it dies with us.
+
+    ``preexec_fn`` is dangerous where other threads hold locks at the time of the fork, as the child
+    would wait for them for ever. This function takes none: everything it calls was looked up before
+    the fork, it imports, logs and allocates nothing to speak of, and the interpreter and the C library
+    make the locks it cannot avoid (the GIL, malloc) usable again after a fork. The alternative, a
+    launcher that sets the signal and then executes the engine, costs a Python start per engine.
+    """
+    prctl = _prctl
+    if prctl is None:
+        return None
+    parent = os.getpid()
+    getpid, getppid, kill, killed = os.getpid, os.getppid, os.kill, int(signal.SIGKILL)
+
+    def die_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, killed, 0, 0, 0)
+        if getppid() != parent:  # it died before we asked: the signal will never come
+            kill(getpid(), killed)
+
+    return die_with_parent

@@ -1,0 +1,1 @@
+"""Registries spoken to over the network: the OCI distribution protocol."""

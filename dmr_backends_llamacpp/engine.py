@@ -1,0 +1,84 @@
+"""llama.cpp as an engine: one server process per model and mode, on a private unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+import attrs
+
+from dmr_backends_llamacpp.arguments import base_arguments, check_config, server_arguments
+from dmr_backends_llamacpp.runtime import Runtime, find_runtime
+from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
+from dmr_core.errors import BackendNotInstalledError
+from dmr_core.ports.backend import EngineContext
+from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, RunningEngine
+from dmr_core.ports.process import ProcessSpec
+from dmr_core.ports.transport import Endpoint
+
+__all__ = ["LlamaCppEngine"]
+
+_VERSION: Final = re.compile(r"version: .*?\((?P<commit>[^)]*)\)")
+_VERSION_TIMEOUT: Final = 3.0
+
+
+@attrs.define(eq=False)
+class LlamaCppEngine(Engine):
+    """Runs whichever llama.cpp server :func:`find_runtime` finds, looked for anew at each start."""
+
+    context: EngineContext
+    base: tuple[str, ...]
+    health_path: str = "/health"
+    _versions: dict[tuple[str, ...], str] = attrs.field(factory=dict)
+
+    @classmethod
+    def create(cls, context: EngineContext) -> LlamaCppEngine:
+        """An engine with the operator's settings.
+
+        Raises:
+            InvalidConfigurationError: ``LLAMA_ARGS`` says what it must not.
+        """
+        return cls(context, base_arguments(context.environment.get("LLAMA_ARGS")))
+
+    async def status(self) -> BackendStatus:
+        """See :class:`Engine`."""
+        try:
+            runtime = find_runtime(self.context.environment)
+        except BackendNotInstalledError as exc:
+            return BackendStatus(BackendState.NOT_INSTALLED, exc.remedy)
+        return BackendStatus(BackendState.RUNNING, f"llama.cpp {await self._version(runtime)}")
+
+    def check(self, config: EngineConfig) -> None:
+        """See :class:`Engine`."""
+        check_config(config)
+
+    async def start(self, request: LaunchRequest) -> RunningEngine:
+        """See :class:`Engine`."""
+        runtime = find_runtime(self.context.environment)
+        socket = self.context.processes.socket_path("llama")
+        command = (*runtime.command, *server_arguments(request, self.base, socket))
+        process = await self.context.processes.start(ProcessSpec(name="llama.cpp", argv=command))
+        return EngineProcess("llama.cpp", process, Endpoint(socket=socket), command)
+
+    async def _version(self, runtime: Runtime) -> str:
+        """The commit a server says it was built from; asked once per program."""
+        if not runtime.native:
+            return runtime.origin
+        if runtime.command not in self._versions:
+            self._versions[runtime.command] = await self._ask_version(runtime)
+        return self._versions[runtime.command]
+
+    async def _ask_version(self, runtime: Runtime) -> str:
+        process = await self.context.processes.start(
+            ProcessSpec(name="llama.cpp version", argv=(*runtime.command, "--version"))
+        )
+        try:
+            async with asyncio.timeout(_VERSION_TIMEOUT):
+                await process.wait()
+        except TimeoutError:
+            return "unknown"
+        finally:
+            await process.stop(0.5)
+        found = _VERSION.search(process.tail())
+        return found["commit"] if found else "unknown"

@@ -1,0 +1,33 @@
+"""Registers the llama.cpp backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dmr_core.domain.artifact import Format
+from dmr_core.domain.engine import EngineMode
+from dmr_core.hookspecs import hookimpl
+from dmr_core.ports.backend import BackendSpec, EngineContext
+from dmr_core.ports.engine import Engine
+
+__all__ = ["dmr_backends"]
+
+
+def _engine(context: EngineContext) -> Engine:
+    from dmr_backends_llamacpp.engine import LlamaCppEngine  # noqa: PLC0415 - discovery must stay cheap
+
+    return LlamaCppEngine.create(context)
+
+
+@hookimpl
+def dmr_backends() -> Iterable[BackendSpec]:
+    """The backend ``llama.cpp``."""
+    yield BackendSpec(
+        name="llama.cpp",
+        summary="GGUF models on llama.cpp, CPU and GPU",
+        factory=_engine,
+        formats=frozenset({Format.GGUF}),
+        modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
+        environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH"),
+        section="llamacpp",
+    )

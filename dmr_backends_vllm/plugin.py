@@ -1,0 +1,34 @@
+"""Registers the vLLM backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dmr_core.domain.artifact import Format
+from dmr_core.domain.engine import EngineMode
+from dmr_core.hookspecs import hookimpl
+from dmr_core.ports.backend import BackendSpec, EngineContext
+from dmr_core.ports.engine import Engine
+
+__all__ = ["dmr_backends"]
+
+
+def _engine(context: EngineContext) -> Engine:
+    from dmr_backends_vllm.engine import VllmEngine  # noqa: PLC0415 - discovery must stay cheap
+
+    return VllmEngine(context)
+
+
+@hookimpl
+def dmr_backends() -> Iterable[BackendSpec]:
+    """The backend ``vllm``."""
+    yield BackendSpec(
+        name="vllm",
+        summary="Safetensors models on vLLM",
+        factory=_engine,
+        formats=frozenset({Format.SAFETENSORS}),
+        modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
+        priority=10,
+        environment=("VLLM_SERVER_PATH", "PATH"),
+        section="vllm",
+    )

@@ -1,0 +1,40 @@
+"""``dmr inspect``: everything about one model."""
+
+from __future__ import annotations
+
+import click
+
+from dmr_cli.client import render
+from dmr_cli.client.api import Invocation, model_path
+from dmr_cli.client.errors import NotFoundError
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("-r", "--remote", is_flag=True, help="Ask the model's registry instead of the local store.")
+@click.option("--openai", is_flag=True, help="Show the model as OpenAI clients see it.")
+@click.option("--json", "_json", is_flag=True, help="Print JSON (it always does).")
+@click.pass_obj
+def inspect(invocation: Invocation, *, model: str, remote: bool, openai: bool, _json: bool) -> None:
+    """Show everything about MODEL, as JSON.
+
+    MODEL is a name or an ID (12 digits will do).
+
+    \b
+    Examples:
+      dmr inspect smollm2
+      dmr inspect smollm2 | jq -r .config.quantization
+      dmr inspect --remote ai/gemma3
+    """
+    if remote and openai:
+        raise click.UsageError("--remote cannot be used with --openai")
+    path = model_path(model, prefix="/engines/v1/models/" if openai else "/models/")
+    try:
+        answer = invocation.api().fetch_object("GET", path, query={"remote": "true"} if remote else None)
+    except NotFoundError as error:
+        if remote:
+            raise
+        raise NotFoundError(f"no such model: {model}") from error
+    render.echo_json(answer)

@@ -1,0 +1,76 @@
+"""``dmr status``: whether the service runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import click
+
+from dmr_cli.client import render
+from dmr_cli.client.api import Api, Invocation, reason_of
+from dmr_cli.client.errors import ClientError, NotRunningError
+
+__all__ = ["KIND", "engine_rows", "status"]
+
+# What clients of the reference know a service by that they were pointed to, as we always are.
+KIND: Final = "Docker Engine (Manual Install)"
+_STATES: Final = ("Running", "Error", "Not Installed", "Installing")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def status(invocation: Invocation, *, as_json: bool) -> None:
+    """Show whether the service runs, and what its engines are up to.
+
+    The exit code is 0 when it runs and 4 when it does not, with --json too.
+
+    \b
+    Examples:
+      dmr status
+      dmr status --json | jq .backends
+      dmr --host unix:///run/dmr.sock status
+    """
+    api = invocation.api()
+    try:
+        backends = _backends(api)
+    except NotRunningError as error:
+        if as_json:
+            render.echo_json(_document(api, {}, running=False))
+        else:
+            render.echo("Docker Model Runner is not running")
+            print(error.message, file=sys.stderr)
+        raise click.exceptions.Exit(NotRunningError.exit_code) from error
+    if as_json:
+        render.echo_json(_document(api, backends, running=True))
+        return
+    render.echo("Docker Model Runner is running\n")
+    render.echo_table(("BACKEND", "STATUS", "DETAILS"), engine_rows(backends))
+
+
+def _backends(api: Api) -> dict[str, Any]:
+    with api.open("GET", "/engines/status") as response:
+        if response.status == 503:
+            raise NotRunningError(f"{api.endpoint.url} is not in service: {reason_of(response)}")
+        if response.status != 200:
+            raise ClientError(f"cannot tell the status of {api.endpoint.url}: {reason_of(response)}")
+        answer = api.decode(response, "GET /engines/status")
+    return answer if isinstance(answer, dict) else {}
+
+
+def _document(api: Api, backends: dict[str, Any], *, running: bool) -> dict[str, object]:
+    url = api.endpoint.url if api.endpoint.socket_path else f"{api.endpoint.url}/v1/"
+    return {"running": running, "backends": backends, "kind": KIND, "endpoint": url, "endpointHost": url}
+
+
+def engine_rows(backends: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, state and details of every engine; those that work come first."""
+    rows: list[tuple[str, str, str]] = []
+    for name, value in backends.items():
+        text = str(value or "") or "Not Installed"
+        state, _, details = text.partition(": ")
+        if state not in _STATES:
+            state, details = "Error", text
+        rows.append((name, state, details))
+    return sorted(rows, key=lambda row: (_STATES.index(row[1]), row[0]))

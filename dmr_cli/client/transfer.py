@@ -1,0 +1,75 @@
+"""Pulling and pushing: one request, its progress, and another try where the line was to blame."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from dmr_cli.client.api import Api, expect, model_path
+from dmr_cli.client.errors import BadGatewayError, ClientError, ConnectionLostError, InvalidInputError, TransferError
+from dmr_cli.client.progress import follow
+from dmr_cli.client.reporters import Reporter
+
+__all__ = ["pull", "push"]
+
+_PAUSES: Final = (1, 2, 4, 8)
+# What a registry's or a network's passing trouble looks like in the words of the service.
+_PASSING: Final = (
+    "connection reset",
+    "broken pipe",
+    "timeout",
+    "timed out",
+    "temporary failure",
+    "no route to host",
+    "network is unreachable",
+    "unexpected eof",
+)
+_HUGGING_FACE: Final = ("hf.co/", "huggingface.co/")
+
+
+def pull(api: Api, model: str, reporter: Reporter) -> str:
+    """Have the service download ``model``; its closing message."""
+    if not model.strip():
+        raise InvalidInputError("the name of the model is empty")
+    return _transfer(api, "/models/create", {"from": model} | _credential(model), reporter, "download")
+
+
+def push(api: Api, model: str, reporter: Reporter) -> str:
+    """Have the service upload ``model``; its closing message."""
+    return _transfer(api, model_path(model, "push"), _credential(model), reporter, "push")
+
+
+def _credential(model: str) -> dict[str, str]:
+    """A Hugging Face token for Hugging Face, and for nobody else."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    return {"bearer-token": token} if token and model.strip().lower().startswith(_HUGGING_FACE) else {}
+
+
+def _transfer(api: Api, path: str, body: dict[str, str], reporter: Reporter, verb: str) -> str:
+    for attempt, pause in enumerate(_PAUSES, start=1):
+        try:
+            return _once(api, path, body, reporter)
+        except ClientError as error:
+            if not _is_passing(error):
+                raise
+            reporter.note(f"{error.message}\nRetrying {verb} (attempt {attempt}/{len(_PAUSES)}) in {pause}s...")
+        time.sleep(pause)
+    try:
+        return _once(api, path, body, reporter)
+    except ClientError as error:
+        if not _is_passing(error):
+            raise
+        raise type(error)(f"{verb} failed after {len(_PAUSES)} retries: {error.message}") from error
+
+
+def _once(api: Api, path: str, body: dict[str, str], reporter: Reporter) -> str:
+    with api.open("POST", path, json_body=body or None) as response:
+        expect(response, (200,))
+        return follow(response.lines(), reporter)
+
+
+def _is_passing(error: ClientError) -> bool:
+    if isinstance(error, (ConnectionLostError, BadGatewayError)):
+        return True
+    return isinstance(error, TransferError) and any(words in error.message.lower() for words in _PASSING)
