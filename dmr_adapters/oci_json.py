@@ -276,9 +276,7 @@ _CONVERTER.register_structure_hook(int, _strict(int, "a number"))
 _CONVERTER.register_structure_hook(bool, _strict(bool, "a boolean"))
 _CONVERTER.register_structure_hook(Digest, _digest)
 _CONVERTER.register_structure_hook_func(lambda hint: hint == Mapping[str, str], _strings)
-_CONVERTER.register_structure_hook_func(
-    _is_tuple, _bounded_list(_CONVERTER.get_structure_hook(tuple[Descriptor, ...]))
-)
+_CONVERTER.register_structure_hook_func(_is_tuple, _bounded_list(_CONVERTER.get_structure_hook(tuple[Descriptor, ...])))
 
 # The order matters: a class takes over the hooks of its fields when it is registered.
 _register(

@@ -28,5 +28,6 @@ class NimModelSource(ModelSource):
         """See :class:`ModelSource`."""
         if self.claims(reference):
             raise BackendNotInstalledError("nim", NOT_YET)
-        return
-        yield
+        lines: tuple[Progress, ...] = ()
+        for line in lines:
+            yield line

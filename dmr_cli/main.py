@@ -126,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     debug = _wants_debug(arguments)
     try:
-        if completion := f"_{program.replace('-', '_')}_COMPLETE".upper() in os.environ:
-            cli.main(arguments, prog_name=program)
-        code = 0 if completion else _invoke(arguments, program)
+        if f"_{program.replace('-', '_')}_COMPLETE".upper() in os.environ:
+            cli.main(arguments, prog_name=program)  # a shell asks for completions
+        code = _invoke(arguments, program)
         sys.stdout.flush()
     except BaseException as error:
         code = _failure(error, program)
@@ -171,10 +171,10 @@ def _failure(error: BaseException, program: str) -> int:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return EXIT_INTERRUPTED
     message, code = _describe(error)
-    print(f"Error: {_printable(message)}", file=sys.stderr)
+    click.echo(f"Error: {_printable(message)}", err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path.replace(error.ctx.find_root().info_name or program, program, 1)
-        print(f"Try '{path} --help'.", file=sys.stderr)
+        click.echo(f"Try '{path} --help'.", err=True)
     return code
 
 

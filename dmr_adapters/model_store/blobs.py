@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dmr_adapters.model_store.durability import disk_conditions, free_space, publish, storage_full
+from dmr_adapters.model_store.durability import disk_conditions, free_space, make_directories, publish, storage_full
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import DigestLocks, is_current, try_flock
 from dmr_adapters.model_store.threads import finish_in_thread
@@ -32,7 +32,7 @@ def is_complete(path: Path, size: int) -> bool:
     """Whether the blob at ``path`` is here with all its bytes; one cut short is to be fetched again."""
     try:
         return path.stat().st_size == size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -156,8 +156,7 @@ class _FilesystemBlobWriter(BlobWriter):
                 # A disk that is full loses the last block at most: it will be asked for again.
                 with suppress(DmrError):
                     await self._flush()
-                if not self._written:
-                    await finish_in_thread(self._unlink)
+                await finish_in_thread(self._unlink_empty)
         finally:
             file, self._file = self._file, None
             await finish_in_thread(lambda: os.close(file))
@@ -183,7 +182,7 @@ class _FilesystemBlobWriter(BlobWriter):
             if is_complete(blob, self._size):
                 self._present = True
                 return True
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(self._path.parent)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             # Kept at once, so that a caller cancelled meanwhile still closes it.
             self._file = os.open(self._path, flags, 0o644)
@@ -250,9 +249,10 @@ class _FilesystemBlobWriter(BlobWriter):
         with disk_conditions(self._layout.root):
             os.ftruncate(self._descriptor, size)
 
-    def _unlink(self) -> None:
+    def _unlink_empty(self) -> None:
         with suppress(OSError):
-            self._path.unlink()
+            if not os.fstat(self._descriptor).st_size:
+                self._path.unlink()
 
     def _publish(self) -> None:
         with disk_conditions(self._layout.root):

@@ -13,7 +13,7 @@ import orjson
 
 from dmr_adapters.model_store.archive import unpack
 from dmr_adapters.model_store.bundle_plan import BundlePlan, PlannedFile
-from dmr_adapters.model_store.durability import disk_conditions, sync_directory
+from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import is_current, try_flock
 from dmr_adapters.model_store.snapshot import read_document
@@ -65,7 +65,7 @@ def is_whole(root: Path, plan: BundlePlan) -> bool:
 def discard_bundle(layout: StoreLayout, model_id: Digest) -> None:
     """Remove a bundle in one step, so that nobody ever sees half of one. None there is fine."""
     target = layout.bundle(model_id)
-    layout.temporary.mkdir(parents=True, exist_ok=True)
+    make_directories(layout.temporary)
     aside = Path(tempfile.mkdtemp(prefix=f"{model_id.short}.", dir=layout.temporary))
     try:
         with suppress(FileNotFoundError):
@@ -115,9 +115,7 @@ class BundleDraft:
             return
         with disk_conditions(self._layout.root):
             discard_bundle(self._layout, self._model.id)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._root.rename(target)
-            sync_directory(target.parent)
+            publish(self._root, target)
         self._root = None
 
     def close(self) -> None:
@@ -129,7 +127,7 @@ class BundleDraft:
             self._lock = None
 
     def _start(self) -> Path:
-        self._layout.temporary.mkdir(parents=True, exist_ok=True)
+        make_directories(self._layout.temporary)
         while True:
             root = Path(tempfile.mkdtemp(prefix=f"{self._model.id.short}.", dir=self._layout.temporary))
             self._root = root

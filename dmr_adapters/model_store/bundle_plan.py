@@ -106,9 +106,7 @@ def plan_bundle(manifest: Manifest, config: ModelConfig) -> BundlePlan:
     formats = _formats(manifest, config)
     plan = _plan_by_path(manifest, formats) if per_file else _plan_by_role(manifest, formats)
     if plan.gguf is plan.safetensors is plan.dduf is None:
-        raise MalformedArtifactError(
-            "no supported model weights found (expected GGUF, safetensors, or diffusers/DDUF)"
-        )
+        raise MalformedArtifactError("no supported model weights found (expected GGUF, safetensors, or diffusers/DDUF)")
     return plan
 
 
@@ -142,9 +140,7 @@ def _plan_by_role(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
     )
 
 
-def _weights_by_role(
-    manifest: Manifest, formats: Sequence[Format | None], files: _Files
-) -> dict[Format, RelativePath]:
+def _weights_by_role(manifest: Manifest, formats: Sequence[Format | None], files: _Files) -> dict[Format, RelativePath]:
     """Place the weights of the one format that counts; the first shard stands for all."""
     chosen = next((candidate for candidate in Format if candidate in formats), None)
     if chosen is None:
@@ -153,7 +149,8 @@ def _weights_by_role(
     if chosen is Format.DDUF:
         del layers[1:]
     numbered = enumerate(layers, start=1)
-    return {chosen: [files.put(_name_by_role(layer, chosen, n, len(layers)), layer) for n, layer in numbered][0]}
+    placed = [files.put(_name_by_role(layer, chosen, number, len(layers)), layer) for number, layer in numbered]
+    return {chosen: placed[0]}
 
 
 def _name_by_role(layer: Descriptor, weights: Format, number: int, count: int) -> RelativePath:

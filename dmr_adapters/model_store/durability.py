@@ -12,7 +12,15 @@ from typing import Final
 
 from dmr_core.errors import StorageFullError, StoreUnwritableError
 
-__all__ = ["disk_conditions", "free_space", "publish", "storage_full", "sync_directory", "write_durably"]
+__all__ = [
+    "disk_conditions",
+    "free_space",
+    "make_directories",
+    "publish",
+    "storage_full",
+    "sync_directory",
+    "write_durably",
+]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -74,16 +82,27 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directories(directory: Path) -> None:
+    """Make ``directory`` and what it is in, for good."""
+    if not directory.is_dir():
+        make_directories(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
 def publish(source: Path, target: Path) -> None:
     """Rename ``source``, already synced, to ``target``, for good."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directories(target.parent)
     source.rename(target)
     sync_directory(target.parent)
 
 
-def write_durably(target: Path, data: bytes, *, temporary: Path, mode: int = 0o644) -> None:
-    """Replace ``target`` by ``data`` in one step. ``temporary`` is a directory on the same file system."""
-    temporary.mkdir(parents=True, exist_ok=True)
+def write_durably(target: Path, data: bytes, *, temporary: Path, mode: int = 0o644) -> os.stat_result:
+    """Replace ``target`` by ``data`` in one step; the status of the file that is there then.
+
+    ``temporary`` is a directory on the same file system.
+    """
+    make_directories(temporary)
     descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=temporary)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -91,7 +110,9 @@ def write_durably(target: Path, data: bytes, *, temporary: Path, mode: int = 0o6
             file.flush()
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
+            status = os.fstat(descriptor)
         publish(Path(name), target)
+        return status
     except BaseException:
         with suppress(OSError):
             os.unlink(name)  # noqa: PTH108 - it is a string already

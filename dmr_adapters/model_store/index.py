@@ -55,7 +55,7 @@ class Index:
             raise ValueError("expected an object")  # noqa: TRY004 - one error for one condition
         records = document.get("models")
         if records is not None and not isinstance(records, list):
-            raise ValueError("expected a list in 'models'")  # noqa: TRY004 - as above
+            raise ValueError("expected a list in 'models'")
         return cls(document, tuple(records or ()))
 
     def encode(self) -> bytes:
@@ -90,8 +90,10 @@ class Index:
         return self._replaced(tuple(record for record in self.records if _id_of(record) != model_id))
 
     def with_tag(self, model_id: Digest, canonical: str) -> Index:
-        """Give a tag to a model that is here, taking it from every other one."""
+        """Give a tag to a model, taking it from every other one. Nothing happens if there is no such model."""
         holder = next((record for record in self.records if _id_of(record) == model_id), None)
+        if holder is None:
+            return self
         return self._replaced(
             tuple(
                 _with_tag(record, canonical) if record is holder else _without_tag(record, canonical)
@@ -156,7 +158,9 @@ def _with_hub_names(record: Any) -> Any:
     tags = _tags_of(record)
     if not any(isinstance(tag, str) and tag.startswith(_OLD_HUB) for tag in tags):
         return record
-    renamed = [_HUB + tag.removeprefix(_OLD_HUB) if isinstance(tag, str) and tag.startswith(_OLD_HUB) else tag for tag in tags]
+    renamed = [
+        _HUB + tag.removeprefix(_OLD_HUB) if isinstance(tag, str) and tag.startswith(_OLD_HUB) else tag for tag in tags
+    ]
     return {**record, "tags": list(dict.fromkeys(renamed))}
 
 

@@ -55,6 +55,11 @@ class StoreLayout:
         return self.root / "blobs" / "sha256"
 
     @property
+    def manifests(self) -> Path:
+        """Manifests, one for each model."""
+        return self.root / "manifests" / "sha256"
+
+    @property
     def bundles(self) -> Path:
         """What engines read."""
         return self.root / "bundles" / "sha256"
@@ -73,7 +78,7 @@ class StoreLayout:
 
     def manifest(self, model_id: Digest) -> Path:
         """The raw manifest of a model."""
-        return self.root / "manifests" / "sha256" / model_id.hex
+        return self.manifests / model_id.hex
 
     def bundle(self, model_id: Digest) -> Path:
         """The bundle of a model."""

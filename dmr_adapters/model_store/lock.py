@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from dmr_adapters.model_store.durability import disk_conditions
+from dmr_adapters.model_store.durability import disk_conditions, make_directories
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.digest import Digest
 from dmr_core.errors import UnavailableError
@@ -95,7 +95,7 @@ class StoreLock:
 
     def _try(self) -> bool:
         with disk_conditions(self._root):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(self._path.parent)
             # Kept at once, so that a caller cancelled meanwhile still closes it.
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if try_flock(self._descriptor) and is_current(self._descriptor, self._path):

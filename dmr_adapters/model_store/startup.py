@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from dmr_adapters.model_store.durability import disk_conditions, write_durably
+from dmr_adapters.model_store.durability import disk_conditions, make_directories, write_durably
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.layout import LAYOUT_VERSION, StoreLayout
 from dmr_adapters.model_store.lock import try_flock
@@ -36,8 +36,8 @@ def prepare_directories(layout: StoreLayout) -> None:
     """
     _check_version(layout)
     with disk_conditions(layout.root):
-        layout.ingest.mkdir(parents=True, exist_ok=True)
-        layout.temporary.mkdir(parents=True, exist_ok=True)
+        for directory in (layout.ingest, layout.temporary, layout.blobs, layout.manifests):
+            make_directories(directory)
         if not os.access(layout.root, os.W_OK | os.X_OK):
             raise StoreUnwritableError(
                 f"cannot write the model store at {str(layout.root)!r}: give this user write access to it,"
@@ -49,7 +49,9 @@ def prepare(layout: StoreLayout) -> None:
     """Create the documents that are missing and clear away leftovers. The store's lock is held."""
     with disk_conditions(layout.root):
         if not layout.layout_document.exists():
-            _write(layout, layout.layout_document, orjson.dumps({"version": LAYOUT_VERSION}, option=orjson.OPT_INDENT_2))
+            _write(
+                layout, layout.layout_document, orjson.dumps({"version": LAYOUT_VERSION}, option=orjson.OPT_INDENT_2)
+            )
         if not layout.index_document.exists():
             _write(layout, layout.index_document, Index().encode())
     _sweep_temporary(layout.temporary)

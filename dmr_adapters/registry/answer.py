@@ -74,5 +74,9 @@ class ErrorReader:
 
 def _line(error: Any) -> str:
     """``CODE: message`` in printable characters: it ends up in logs and terminals."""
-    parts = [part for part in (error.get("code"), error.get("message")) if isinstance(part, str) and part] if isinstance(error, dict) else []
+    parts = (
+        [part for part in (error.get("code"), error.get("message")) if isinstance(part, str) and part]
+        if isinstance(error, dict)
+        else []
+    )
     return "".join(character for character in ": ".join(parts) if character.isprintable())

@@ -165,7 +165,9 @@ class Authorizer:
             return Authorization(secret.header, last_resort=True) if isinstance(secret, Login) else None
         if offers:
             names = ", ".join(sorted(offers))
-            raise RegistryError(f"registry {self._endpoint.registry!r} wants {names} authentication; dmr has Basic and Bearer")
+            raise RegistryError(
+                f"registry {self._endpoint.registry!r} wants {names} authentication; dmr has Basic and Bearer"
+            )
         return None
 
     async def _credentials(self) -> Secret | None:
@@ -229,7 +231,9 @@ class Authorizer:
             wait = seconds_to_wait(retry_after, self._clock.time())
             raise TransientAnswerError(f"{who} answered {status}", retry_after=wait)
         if status in {400, 401, 403, 404, 405}:
-            what = "refused the credentials; log in again" if known else "gives nothing without credentials; log in first"
+            what = (
+                "refused the credentials; log in again" if known else "gives nothing without credentials; log in first"
+            )
             raise UnauthorizedError(f"{who} {what} ('docker login {self._endpoint.registry}')")
         raise RegistryError(f"{who} answered {status}")
 

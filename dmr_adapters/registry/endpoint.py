@@ -96,7 +96,9 @@ class EndpointPolicy:
     each ``host`` (any port) or ``host:port``; ``everything_insecure`` adds all.
     """
 
-    insecure: frozenset[str] = attrs.field(default=frozenset(), converter=lambda hosts: frozenset(map(str.lower, hosts)))
+    insecure: frozenset[str] = attrs.field(
+        default=frozenset(), converter=lambda hosts: frozenset(map(str.lower, hosts))
+    )
     everything_insecure: bool = False
 
     def endpoint(self, registry: str) -> Endpoint:

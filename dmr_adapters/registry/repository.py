@@ -112,13 +112,14 @@ class Repository:
         own = origin(url) == self.endpoint.origin
         used = await self.authorizer.authorization() if own else None
         given: Authorization | None = None
-        for _ in range(_MAX_ANSWERS):
+        for attempts_left in reversed(range(_MAX_ANSWERS)):
             sent = {**headers, "Authorization": used.header} if used else headers
             content = body() if callable(body) else body
             answer = await self.client.send(method, url, headers=sent, body=content, answer_within=answer_within)
             # Some registries say 403 to a token they do not know.
             refused = answer.status == 401 or (answer.status == 403 and given is not None and not given.last_resort)
-            if not own or not refused or (given is not None and given is used and given.last_resort):
+            hopeless = not attempts_left or (given is not None and given.last_resort)
+            if not own or not refused or hopeless:
                 return answer
             challenges = parse_challenges(answer.headers.getall("WWW-Authenticate", ()))
             try:
@@ -130,4 +131,4 @@ class Repository:
                 return answer
             answer.close()
             used = given
-        return answer
+        raise AssertionError("the last attempt returns its answer")

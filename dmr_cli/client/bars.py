@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.text import Text
 
-from dmr_cli.client.reporters import Reporter, SilentReporter
+from dmr_cli.client.reporters import SilentReporter
 from dmr_cli.client.terminal import clean
 
 __all__ = ["BarReporter"]
@@ -28,7 +29,7 @@ class BarReporter(SilentReporter):
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dmr_cli.client.api import Api, expect
@@ -43,7 +43,7 @@ def stream(
     messages: Sequence[Message],
     settings: Mapping[str, float],
     notice: Callable[[str], None],
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Ask, and yield the answer as it is made. Closing the iterator makes the service stop.
 
     ``notice`` is told what a service says in plain text before an answer (it may install an engine).
@@ -66,7 +66,7 @@ def stream(
             raise ConnectionLostError("the answer was cut off")
 
 
-def _documents(lines: Iterable[bytes], notice: Callable[[str], None]) -> Iterator[dict[str, Any] | None]:
+def _documents(lines: Iterator[bytes], notice: Callable[[str], None]) -> Iterator[dict[str, Any] | None]:
     """The JSON documents of a stream of events, ``None`` for its end; also a lone one that is no event."""
     for line in lines:
         if line.startswith(b"data:"):
@@ -85,7 +85,9 @@ def _document(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise ClientError(f"the service sent an event that is not JSON: {data[:200].decode('utf-8', 'replace')}") from error
+        raise ClientError(
+            f"the service sent an event that is not JSON: {data[:200].decode('utf-8', 'replace')}"
+        ) from error
     if not isinstance(document, dict):
         raise ClientError("the service sent an event that is not an object")
     failure = document.get("error") or (document if document.get("type") == "error" else None)

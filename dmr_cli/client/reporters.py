@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from dmr_cli.client.render import size
 from dmr_cli.client.terminal import write
@@ -18,7 +18,7 @@ _BLIND_STEP: Final = 100_000_000
 class Reporter(Protocol):
     """Shows progress; a context manager around one transfer, all its attempts included."""
 
-    def __enter__(self) -> Reporter: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -37,7 +37,7 @@ class Reporter(Protocol):
 class SilentReporter:
     """Shows nothing; the base of those that show something."""
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ import io
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from dmr_cli import __version__
 from dmr_cli.client.endpoint import Endpoint
@@ -54,7 +54,7 @@ class Response:
         self.reason = ""
         self.headers: dict[str, str] = {}
 
-    def __enter__(self) -> Response:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -29,12 +29,10 @@ class Removal:
 class CatalogService:
     """What is in the store, by any name a model answers to."""
 
-    def __init__(
-        self, store: ModelStore, policy: ReferencePolicy, in_use: Callable[[Digest], bool] = lambda _id: False
-    ) -> None:
+    def __init__(self, store: ModelStore, policy: ReferencePolicy) -> None:
         self._store = store
         self._policy = policy
-        self._in_use = in_use
+        self._in_use: Callable[[Digest], bool] = lambda _id: False
         self._found: dict[str, Model] = {}
         self._found_at = -1
 
@@ -42,6 +40,10 @@ class CatalogService:
     def policy(self) -> ReferencePolicy:
         """The defaults references are read with."""
         return self._policy
+
+    def protect(self, in_use: Callable[[Digest], bool]) -> None:
+        """Refuse to remove models that ``in_use`` says are being used."""
+        self._in_use = in_use
 
     def list(self) -> tuple[Model, ...]:
         """Every model, in the order of the index."""

@@ -6,21 +6,21 @@ import click
 
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
+from dmr_cli.client.examples import examples
 
 __all__ = ["df"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr df",
+        "dmr df --json | jq .models_disk_usage",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes.")
 @click.pass_obj
 def df(invocation: Invocation, *, as_json: bool) -> None:
-    """Show how much disk the models and the default engine take.
-
-    \b
-    Examples:
-      dmr df
-      dmr df --json | jq .models_disk_usage
-    """
+    """Show how much disk the models and the default engine take."""
     usage = invocation.api().fetch_object("GET", "/engines/df")
     if as_json:
         render.echo_json(usage)

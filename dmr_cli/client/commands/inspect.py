@@ -7,11 +7,18 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation, model_path
 from dmr_cli.client.errors import NotFoundError
+from dmr_cli.client.examples import examples
 
 __all__ = ["inspect"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr inspect smollm2",
+        "dmr inspect smollm2 | jq -r .config.quantization",
+        "dmr inspect --remote ai/gemma3",
+    ),
+)
 @click.argument("model")
 @click.option("-r", "--remote", is_flag=True, help="Ask the model's registry instead of the local store.")
 @click.option("--openai", is_flag=True, help="Show the model as OpenAI clients see it.")
@@ -21,12 +28,6 @@ def inspect(invocation: Invocation, *, model: str, remote: bool, openai: bool, _
     """Show everything about MODEL, as JSON.
 
     MODEL is a name or an ID (12 digits will do).
-
-    \b
-    Examples:
-      dmr inspect smollm2
-      dmr inspect smollm2 | jq -r .config.quantization
-      dmr inspect --remote ai/gemma3
     """
     if remote and openai:
         raise click.UsageError("--remote cannot be used with --openai")

@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
+from dmr_cli.client.examples import examples
 from dmr_cli.client.names import display, matches, short_id, split_tag
 
 __all__ = ["list_models"]
 
-_HEADINGS = ("MODEL NAME", "PARAMETERS", "QUANTIZATION", "ARCHITECTURE", "MODEL ID", "CREATED", "CONTEXT", "SIZE")
-_UNTAGGED = "<none>"
+_HEADINGS: Final = (
+    "MODEL NAME",
+    "PARAMETERS",
+    "QUANTIZATION",
+    "ARCHITECTURE",
+    "MODEL ID",
+    "CREATED",
+    "CONTEXT",
+    "SIZE",
+)
+_UNTAGGED: Final = "<none>"
 
 
-@click.command("list")
+@click.command(
+    "list",
+    epilog=examples(
+        "dmr list",
+        "dmr list smollm2            every tag of smollm2",
+        "dmr list hf.co/org/repo",
+        "dmr list -q | xargs dmr rm",
+    ),
+)
 @click.argument("model", required=False)
 @click.option("-q", "--quiet", is_flag=True, help="Print model IDs only, one for each model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--openai", is_flag=True, help="Print the list as OpenAI clients see it (JSON).")
 @click.pass_obj
-def list_models(
-    invocation: Invocation, *, model: str | None, quiet: bool, as_json: bool, openai: bool
-) -> None:
+def list_models(invocation: Invocation, *, model: str | None, quiet: bool, as_json: bool, openai: bool) -> None:
     """List the models in the store, or those called MODEL.
 
     MODEL is a name with or without its tag, in any form the other commands take, or an ID.
-
-    \b
-    Examples:
-      dmr list
-      dmr list smollm2            every tag of smollm2
-      dmr list hf.co/org/repo
-      dmr list -q | xargs dmr rm
     """
     if quiet and (openai or as_json):
         raise click.UsageError("--quiet cannot be used with --json or --openai")
@@ -57,7 +66,8 @@ def list_models(
     else:
         now = time.time()
         rows = [row for entry in models for row in _rows(entry, now)]
-        render.echo_table(_HEADINGS, sorted(rows, key=_order))
+        rows.sort(key=_order)
+        render.echo_table(_HEADINGS, rows)
 
 
 def _tags(entry: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
 from dmr_cli.client.errors import ClientError, NotFoundError
+from dmr_cli.client.examples import examples
 
 __all__ = ["plugins"]
 
@@ -16,18 +17,18 @@ _PLUGINS: Final = ("NAME", "DISTRIBUTION", "VERSION", "STATE", "PROVIDES", "ERRO
 _DETECTIONS: Final = ("VARIANT", "DEVICE", "NAME", "MEMORY", "FREE", "DETAIL")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr plugins",
+        "dmr plugins --json | jq '.plugins[] | select(.state != \"ok\")'",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def plugins(invocation: Invocation, *, as_json: bool) -> None:
     """List the plugins of the service and the devices its detectors found.
 
     A plugin that could not be loaded is listed with the reason.
-
-    \b
-    Examples:
-      dmr plugins
-      dmr plugins --json | jq '.plugins[] | select(.state != "ok")'
     """
     api = invocation.api()
     try:

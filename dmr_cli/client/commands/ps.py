@@ -9,6 +9,7 @@ import click
 
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
+from dmr_cli.client.examples import examples
 from dmr_cli.client.names import display, short_id
 
 __all__ = ["ps", "until"]
@@ -18,24 +19,28 @@ _DEFAULT_KEEP_ALIVE: Final = 300.0
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr ps",
+        "dmr ps --json | jq -r '.[].model_name'",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def ps(invocation: Invocation, *, as_json: bool) -> None:
-    """List the models in memory, and until when each stays if nobody uses it.
-
-    \b
-    Examples:
-      dmr ps
-      dmr ps --json | jq -r '.[].model_name'
-    """
+    """List the models in memory, and until when each stays if nobody uses it."""
     runners = invocation.api().fetch_list("/engines/ps")
     if as_json:
         render.echo_json(runners)
         return
     now = time.time()
-    rows = [(_name(entry), entry.get("backend_name"), entry.get("mode"), until(entry, now)) for entry in runners]
-    render.echo_table(_HEADINGS, sorted(rows, key=lambda row: (row[0].lower(), str(row[1]), str(row[2]))))
+    rows = [_row(entry, now) for entry in runners]
+    rows.sort(key=lambda row: (row[0].lower(), row))
+    render.echo_table(_HEADINGS, rows)
+
+
+def _row(entry: dict[str, Any], now: float) -> tuple[str, str, str, str]:
+    return _name(entry), str(entry.get("backend_name") or ""), str(entry.get("mode") or ""), until(entry, now)
 
 
 def _name(entry: dict[str, Any]) -> str:

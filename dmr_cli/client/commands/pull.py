@@ -6,12 +6,19 @@ import click
 
 from dmr_cli.client import render, transfer
 from dmr_cli.client.api import Invocation
+from dmr_cli.client.examples import examples
 from dmr_cli.client.progress import reporter_for
 
 __all__ = ["pull"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr pull smollm2",
+        "dmr pull hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+        "dmr pull --json smollm2 | jq .message",
+    ),
+)
 @click.argument("model")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as lines of JSON.")
@@ -21,12 +28,6 @@ def pull(invocation: Invocation, *, model: str, quiet: bool, as_json: bool) -> N
 
     MODEL is a name ([REGISTRY/]NAME[:TAG]; a bare name means docker.io/ai/NAME:latest) or a model of
     Hugging Face (hf.co/ORG/REPO[:QUANTIZATION]), for which $HF_TOKEN is sent along.
-
-    \b
-    Examples:
-      dmr pull smollm2
-      dmr pull hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M
-      dmr pull --json smollm2 | jq .message
     """
     api = invocation.api()
     with reporter_for(quiet=quiet, as_json=as_json) as reporter:

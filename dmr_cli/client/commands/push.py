@@ -6,12 +6,18 @@ import click
 
 from dmr_cli.client import render, transfer
 from dmr_cli.client.api import Invocation
+from dmr_cli.client.examples import examples
 from dmr_cli.client.progress import reporter_for
 
 __all__ = ["push"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr push registry.example.com/team/smollm2:v1",
+        "dmr push --quiet hf.co/me/my-model",
+    ),
+)
 @click.argument("model")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, only the result.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as lines of JSON.")
@@ -21,11 +27,6 @@ def push(invocation: Invocation, *, model: str, quiet: bool, as_json: bool) -> N
 
     A model of another name is given one first, with the command `tag`. $HF_TOKEN is sent along for a
     model of Hugging Face (hf.co/ORG/REPO).
-
-    \b
-    Examples:
-      dmr push registry.example.com/team/smollm2:v1
-      dmr push --quiet hf.co/me/my-model
     """
     api = invocation.api()
     with reporter_for(quiet=quiet, as_json=as_json) as reporter:

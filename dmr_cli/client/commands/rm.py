@@ -7,11 +7,18 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Api, Invocation, model_path
 from dmr_cli.client.errors import ClientError, NotFoundError
+from dmr_cli.client.examples import examples
 
 __all__ = ["rm"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr rm smollm2",
+        "dmr rm smollm2:v1 smollm2:v2",
+        "dmr rm --force 0123456789ab",
+    ),
+)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("-f", "--force", is_flag=True, help="Remove a model named by its ID with all its tags.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -21,12 +28,6 @@ def rm(invocation: Invocation, *, models: tuple[str, ...], force: bool, as_json:
 
     A name takes away that tag alone; the model goes with its last tag. An ID stands for the model
     itself. Models are removed in order, up to the first that cannot be.
-
-    \b
-    Examples:
-      dmr rm smollm2
-      dmr rm smollm2:v1 smollm2:v2
-      dmr rm --force 0123456789ab
     """
     api = invocation.api()
     done: list[dict[str, str]] = []

@@ -10,6 +10,7 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Api, Invocation, reason_of
 from dmr_cli.client.errors import ClientError, NotRunningError
+from dmr_cli.client.examples import examples
 
 __all__ = ["KIND", "engine_rows", "status"]
 
@@ -18,19 +19,19 @@ KIND: Final = "Docker Engine (Manual Install)"
 _STATES: Final = ("Running", "Error", "Not Installed", "Installing")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr status",
+        "dmr status --json | jq .backends",
+        "dmr --host unix:///run/dmr.sock status",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show whether the service runs, and what its engines are up to.
 
     The exit code is 0 when it runs and 4 when it does not, with --json too.
-
-    \b
-    Examples:
-      dmr status
-      dmr status --json | jq .backends
-      dmr --host unix:///run/dmr.sock status
     """
     api = invocation.api()
     try:

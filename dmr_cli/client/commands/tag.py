@@ -7,12 +7,18 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Api, Invocation, expect, model_path
 from dmr_cli.client.errors import InvalidInputError, NotFoundError
+from dmr_cli.client.examples import examples
 from dmr_cli.client.names import split_tag
 
 __all__ = ["add_tag", "tag"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr tag smollm2 smollm2:mine",
+        "dmr tag smollm2 registry.example.com/team/smollm2:v1",
+    ),
+)
 @click.argument("source")
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -21,11 +27,6 @@ def tag(invocation: Invocation, *, source: str, target: str, as_json: bool) -> N
     """Give the model SOURCE the name TARGET as well.
 
     TARGET is [REGISTRY/]NAME[:TAG]; a model that had this name before loses it.
-
-    \b
-    Examples:
-      dmr tag smollm2 smollm2:mine
-      dmr tag smollm2 registry.example.com/team/smollm2:v1
     """
     add_tag(invocation.api(), source, target)
     if as_json:

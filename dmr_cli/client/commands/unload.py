@@ -7,27 +7,26 @@ import click
 from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
 from dmr_cli.client.errors import NotFoundError
+from dmr_cli.client.examples import examples
 
 __all__ = ["unload"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr unload smollm2",
+        "dmr unload --all",
+    ),
+)
 @click.argument("models", metavar="[MODEL...]", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unload every model.")
 @click.option("--backend", metavar="NAME", default="", help="Only where this engine runs them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def unload(
-    invocation: Invocation, *, models: tuple[str, ...], everything: bool, backend: str, as_json: bool
-) -> None:
+def unload(invocation: Invocation, *, models: tuple[str, ...], everything: bool, backend: str, as_json: bool) -> None:
     """Take models out of memory. They stay in the store.
 
     A model that is answering a request stays until it is done with it.
-
-    \b
-    Examples:
-      dmr unload smollm2
-      dmr unload --all
     """
     if everything and models:
         raise click.UsageError("--all takes no MODEL")

@@ -13,23 +13,23 @@ from dmr_cli.client import render
 from dmr_cli.client.api import Api, Invocation
 from dmr_cli.client.commands.status import KIND
 from dmr_cli.client.errors import ClientError
+from dmr_cli.client.examples import examples
 
 __all__ = ["version"]
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64"}
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dmr version",
+        "dmr version --json | jq -r .server.version",
+    ),
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def version(invocation: Invocation, *, as_json: bool) -> None:
-    """Show the versions of this program and of the service, where one answers.
-
-    \b
-    Examples:
-      dmr version
-      dmr version --json | jq -r .server.version
-    """
+    """Show the versions of this program and of the service, where one answers."""
     machine = os.uname().machine
     architecture = _ARCHITECTURES.get(machine, machine)
     server = _server_version(invocation.api())

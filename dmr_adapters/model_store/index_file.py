@@ -1,0 +1,64 @@
+"""The index on the disk. Another process may replace it at any time."""
+
+from __future__ import annotations
+
+import os
+
+from dmr_adapters.model_store.durability import write_durably
+from dmr_adapters.model_store.index import Index
+from dmr_adapters.model_store.layout import StoreLayout
+from dmr_core.errors import PreconditionError
+
+__all__ = ["IndexFile"]
+
+_Stamp = tuple[int, int, int]
+
+
+class IndexFile:
+    """Reads and replaces ``models.json``; remembers which version it saw last."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        self._path = layout.index_document
+        self._seen: _Stamp | None = None
+
+    def read_if_changed(self) -> Index | None:
+        """The index, if it is another than the one last read or written; one ``stat`` when it is not.
+
+        Raises:
+            PreconditionError: it is damaged; said once for each version of it.
+        """
+        try:
+            stamp = _stamp(self._path.stat())
+        except FileNotFoundError:
+            return None if self._seen is None else self.read()
+        return None if stamp == self._seen else self.read()
+
+    def read(self) -> Index:
+        """The index; a file that is not there is an empty one.
+
+        Raises:
+            PreconditionError: it is damaged.
+        """
+        try:
+            with self._path.open("rb") as file:
+                self._seen = _stamp(os.fstat(file.fileno()))
+                data = file.read()
+        except FileNotFoundError:
+            self._seen = None
+            return Index()
+        try:
+            return Index.parse(data)
+        except ValueError as exc:
+            # Starting over would forget every model, so that is left to a person.
+            raise PreconditionError(
+                f"the index {str(self._path)!r} is damaged ({exc}): restore it, or delete it to start with an empty one"
+            ) from exc
+
+    def write(self, index: Index) -> None:
+        """Replace the index, for good. The store's lock is held."""
+        self._seen = _stamp(write_durably(self._path, index.encode(), temporary=self._layout.temporary))
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino

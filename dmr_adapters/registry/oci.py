@@ -1,0 +1,187 @@
+"""The registry port over the OCI distribution protocol (distribution-spec v1.1)."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import attrs
+
+from dmr_adapters.registry.answer import ErrorReader
+from dmr_adapters.registry.auth import Authorizer, TokenCache
+from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded
+from dmr_adapters.registry.credentials import CredentialStore
+from dmr_adapters.registry.endpoint import EndpointPolicy
+from dmr_adapters.registry.guard import Resolver, resolve
+from dmr_adapters.registry.repository import Repository
+from dmr_adapters.registry.retry import RetryPolicy, retrying
+from dmr_adapters.registry.transfer import check_digest, has_blob, open_blob, send_blob
+from dmr_core.domain.artifact import MANIFEST_MEDIA_TYPE, Descriptor, Manifest, ModelConfig
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.reference import Reference
+from dmr_core.errors import DigestMismatchError, MalformedArtifactError, RegistryError
+from dmr_core.ports.clock import Clock
+from dmr_core.ports.registry import BlobReader, BlobSource, Credentials, Registry, RegistrySession, RemoteManifest
+
+__all__ = ["OciRegistry"]
+
+_MANIFEST_SIZE: Final = 4 * 1024 * 1024
+_CONFIG_SIZE: Final = 16 * 1024 * 1024
+
+# Indexes too: a registry that may not send one says "not found", which would be the wrong story.
+_ACCEPT: Final = ", ".join(
+    (
+        MANIFEST_MEDIA_TYPE,
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    )
+)
+
+
+class OciRegistry(Registry):
+    """Every registry that speaks the OCI distribution protocol.
+
+    One connection pool for all sessions, made on first use inside the running loop; whoever made the
+    registry calls :meth:`aclose`. ``decode_manifest`` and ``decode_config`` raise
+    ``MalformedArtifactError``. ``resolver`` answers which addresses a host has, for the guard.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        decode_manifest: Callable[[bytes], Manifest],
+        decode_config: Callable[[bytes], ModelConfig],
+        endpoints: EndpointPolicy | None = None,
+        credentials: CredentialStore | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        tls: ssl.SSLContext | None = None,
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._clock = clock
+        self._decode = _Decoders(decode_manifest, decode_config)
+        self._endpoints = endpoints or EndpointPolicy()
+        self._timeouts = timeouts or Timeouts()
+        self._credentials = credentials or CredentialStore()
+        self._retry = retry or RetryPolicy()
+        self._client = HttpClient(self._timeouts, tls)
+        self._tokens = TokenCache(clock)
+        self._resolver = resolver
+
+    @asynccontextmanager
+    async def session(
+        self, reference: Reference, *, push: bool = False, credentials: Credentials | None = None
+    ) -> AsyncIterator[RegistrySession]:
+        """Open the repository a reference names. Opening makes no request."""
+        endpoint = self._endpoints.endpoint(reference.registry)
+        authorizer = Authorizer(
+            endpoint=endpoint,
+            scope=f"repository:{reference.repository}:{'pull,push' if push else 'pull'}",
+            client=self._client,
+            clock=self._clock,
+            store=self._credentials,
+            cache=self._tokens,
+            resolver=self._resolver,
+            credentials=credentials,
+        )
+        repository = Repository(
+            endpoint=endpoint,
+            reference=reference,
+            client=self._client,
+            authorizer=authorizer,
+            resolver=self._resolver,
+            clock=self._clock,
+            errors=ErrorReader(endpoint=endpoint, reference=reference, limit=self._timeouts.head),
+        )
+        yield _Session(repository, self._decode, self._retry, self._timeouts.document)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+@attrs.frozen
+class _Decoders:
+    manifest: Callable[[bytes], Manifest]
+    config: Callable[[bytes], ModelConfig]
+
+
+@attrs.frozen(eq=False)
+class _Session(RegistrySession):
+    """One repository; ``document_limit`` in seconds."""
+
+    repository: Repository
+    decode: _Decoders
+    retry: RetryPolicy
+    document_limit: float
+
+    async def manifest(self) -> RemoteManifest:
+        """The manifest the reference names ("Pulling manifests"), verified against its digest."""
+        return await retrying(self.repository.clock, self.retry, self._manifest)
+
+    async def config(self, descriptor: Descriptor) -> tuple[ModelConfig, bytes]:
+        """The config blob, verified and decoded."""
+        if descriptor.size > _CONFIG_SIZE:
+            raise MalformedArtifactError(f"the model config has {descriptor.size} bytes, {_CONFIG_SIZE} are allowed")
+        content = await retrying(self.repository.clock, self.retry, lambda: self._content(descriptor))
+        actual = Digest.of(content)
+        if actual != descriptor.digest:
+            raise DigestMismatchError(str(descriptor.digest), str(actual))
+        return self.decode.config(content), content
+
+    def read_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[BlobReader]:
+        """Receive a blob. A stall or a broken connection is told by ``RegistryUnreachableError``."""
+        return open_blob(self.repository, descriptor, offset, self.retry)
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Whether the repository has the blob already."""
+        return await has_blob(self.repository, descriptor, self.retry)
+
+    async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
+        """Upload a blob; where it has to be repeated, ``sent`` counts from 0 again."""
+        await send_blob(self.repository, descriptor, source, sent, self.retry)
+
+    async def push_manifest(self, content: bytes, media_type: str) -> None:
+        """Upload the manifest under the reference's tag ("Pushing manifests")."""
+
+        async def put() -> None:
+            url = self.repository.url("manifests", self.repository.reference.tag)
+            headers = {"Content-Type": media_type}
+            accept = frozenset({201, 202, 204})
+            async with self.repository.ask(
+                "PUT", url, "the upload of the manifest", accept=accept, headers=headers, body=content
+            ) as answer:
+                check_digest(answer, Digest.of(content))
+
+        await retrying(self.repository.clock, self.retry, put)
+
+    async def _manifest(self) -> RemoteManifest:
+        reference = self.repository.reference
+        url = self.repository.url("manifests", reference.remote)
+        what = f"a request for manifest {reference.remote!r}"
+        async with self.repository.ask(
+            "GET", url, what, accept=frozenset({200}), headers={"Accept": _ACCEPT}, names_model=True
+        ) as answer:
+            content = await read_bounded(answer, _MANIFEST_SIZE, self.document_limit)
+            if content is None:
+                raise MalformedArtifactError(
+                    f"the manifest of {str(reference)!r} is larger than {_MANIFEST_SIZE} bytes"
+                )
+            digest = Digest.of(content)
+            if reference.digest is not None and digest != reference.digest:
+                raise DigestMismatchError(str(reference.digest), str(digest))
+            check_digest(answer, digest)
+        return RemoteManifest(self.decode.manifest(content), content, digest)
+
+    async def _content(self, descriptor: Descriptor) -> bytes:
+        content = bytearray()
+        async with open_blob(
+            self.repository, descriptor, 0, attrs.evolve(self.retry, attempts=1, refused_attempts=1)
+        ) as reader:
+            async for chunk in reader.chunks:
+                content += chunk
+        return bytes(content)

@@ -1,0 +1,1 @@
+"""HTTP to engines over unix sockets and loopback TCP."""

@@ -1,0 +1,217 @@
+"""The composition root: the only module that names concrete adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import EntryPoint
+from typing import Final
+
+import attrs
+
+from dmr_adapters import __version__
+from dmr_adapters.clock import SystemClock
+from dmr_adapters.http.app import HttpApp
+from dmr_adapters.http.server import bind, serve
+from dmr_adapters.http.services import Services
+from dmr_adapters.metrics.prometheus import PrometheusMetrics
+from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.oci_json import decode_config, decode_manifest
+from dmr_adapters.package_source.filesystem import FilesystemPackageSource
+from dmr_adapters.process.supervisor import PosixProcessSupervisor
+from dmr_adapters.registry.oci import OciRegistry
+from dmr_adapters.transport.stream_transport import StreamTransport
+from dmr_cli.server.demo import DemoModelSource
+from dmr_core.domain.gpu import Detection
+from dmr_core.domain.settings import Settings
+from dmr_core.errors import InvalidConfigurationError
+from dmr_core.plugins import PluginRegistry, installed_entry_points
+from dmr_core.ports.backend import BackendSpec, EngineContext
+from dmr_core.ports.clock import Clock
+from dmr_core.ports.metrics import Metrics
+from dmr_core.ports.model_store import ModelStore
+from dmr_core.ports.package_source import PackageSource
+from dmr_core.ports.process import ProcessSupervisor
+from dmr_core.ports.registry import Registry
+from dmr_core.ports.transport import Transport
+from dmr_core.services.backends import BackendService
+from dmr_core.services.catalog import CatalogService
+from dmr_core.services.inference import InferenceService
+from dmr_core.services.launching import LaunchingService
+from dmr_core.services.loading import LoadingService
+from dmr_core.services.packaging import PackagingService
+from dmr_core.services.pulling import PullingService
+from dmr_core.services.pushing import PushingService
+from dmr_core.services.scheduling.scheduler import Scheduler
+
+__all__ = ["Overrides", "Service", "bind", "build_packaging", "open_service", "serve"]
+
+_log: Final = logging.getLogger("dmr")
+_DETECTION_TIMEOUT: Final = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Overrides:
+    """Ports to use instead of the real ones; what tests and embedders put in."""
+
+    store: ModelStore | None = None
+    registry: Registry | None = None
+    transport: Transport | None = None
+    processes: ProcessSupervisor | None = None
+    package_source: PackageSource | None = None
+    clock: Clock | None = None
+    metrics: Metrics | None = None
+    entry_points: Iterable[EntryPoint] | None = None
+    backends: tuple[BackendSpec, ...] = ()
+
+
+@attrs.frozen
+class Service:
+    """A service that runs: the ASGI application, and the services behind it."""
+
+    app: HttpApp
+    services: Services
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, overrides: Overrides | None = None) -> AsyncIterator[Service]:
+    """Build everything, and take it down again in reverse order.
+
+    Raises:
+        DmrError: what the service cannot be without is missing: the store, the runtime directory.
+    """
+    use = overrides or Overrides()
+    async with AsyncExitStack() as stack:
+        clock = use.clock or SystemClock()
+        metrics = use.metrics or PrometheusMetrics(__version__)
+        store = use.store or await FilesystemModelStore.open(settings.models_path)
+        processes = use.processes or await _processes(settings, stack)
+        transport = use.transport or StreamTransport()
+        stack.push_async_callback(transport.aclose)
+        registry = use.registry or _registry(settings, clock, stack)
+        packaging = PackagingService(use.package_source or FilesystemPackageSource())
+
+        plugins = PluginRegistry.discover(
+            installed_entry_points() if use.entry_points is None else use.entry_points, settings.disabled_plugins
+        )
+        detections = await _detect(plugins)
+        specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
+        backends, sources = BackendService.build(
+            specs, _contexts(settings, processes, _variant(settings, plugins, detections)), plugins.fail
+        )
+        await backends.refresh()
+        launching = LaunchingService(
+            store=store,
+            backends=backends,
+            transport=transport,
+            clock=clock,
+            start_timeout=settings.start_timeout,
+            grace=settings.stop_grace,
+        )
+        scheduler = Scheduler(
+            launcher=launching.launch,
+            clock=clock,
+            metrics=metrics,
+            slots=settings.max_runners,
+            grace=settings.stop_grace,
+        )
+        scheduler.start()
+        stack.push_async_callback(scheduler.aclose)
+        catalog = CatalogService(store, settings.references)
+        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive)
+        catalog.protect(inference.in_use)
+        demo = DemoModelSource(store, packaging, settings.references.default_registry)
+        pulling = PullingService(
+            store=store,
+            registry=registry,
+            policy=settings.references,
+            clock=clock,
+            sources=(demo, *sources),
+            max_pulls=settings.max_pulls,
+        )
+        stack.push_async_callback(pulling.aclose)
+        services = Services(
+            settings=settings,
+            version=__version__,
+            clock=clock,
+            store=store,
+            transport=transport,
+            metrics=metrics,
+            catalog=catalog,
+            pulling=pulling,
+            pushing=PushingService(store=store, registry=registry, catalog=catalog, clock=clock),
+            loading=LoadingService(store, decode_manifest=decode_manifest, decode_config=decode_config),
+            backends=backends,
+            scheduler=scheduler,
+            inference=inference,
+            plugins=plugins.plugins,
+            detections=detections,
+        )
+        app = HttpApp(services)
+        stack.push_async_callback(app.aclose)
+        yield Service(app, services)
+
+
+def build_packaging() -> PackagingService:
+    """What ``dmr package`` needs, which works without a service."""
+    return PackagingService(FilesystemPackageSource())
+
+
+async def _processes(settings: Settings, stack: AsyncExitStack) -> ProcessSupervisor:
+    supervisor = await PosixProcessSupervisor.open(settings.runtime_dir)
+    stack.push_async_callback(supervisor.aclose)
+    return supervisor
+
+
+def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Registry:
+    registry = OciRegistry(
+        decode_manifest=decode_manifest,
+        decode_config=decode_config,
+        clock=clock,
+        docker_config=settings.docker_config,
+        environment=settings.environment,
+        insecure=settings.insecure_registries,
+        all_insecure=settings.all_registries_insecure,
+    )
+    stack.push_async_callback(registry.aclose)
+    return registry
+
+
+async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:
+    """What every detector sees. A detector that raises or hangs is a plugin that failed, no more."""
+
+    async def one(variant: str) -> Detection:
+        try:
+            async with asyncio.timeout(_DETECTION_TIMEOUT):
+                return await plugins.detectors[variant].factory().detect()
+        except TimeoutError:
+            return Detection(variant=variant, detail=f"no answer within {_DETECTION_TIMEOUT:g} s")
+        except Exception as exc:  # a plugin's code
+            plugins.fail(variant, exc)
+            return Detection(variant=variant, detail=f"{type(exc).__name__}: {exc}")
+
+    found = await asyncio.gather(*(one(variant) for variant in list(plugins.detectors)))
+    return tuple(sorted(found, key=lambda detection: detection.variant))
+
+
+def _variant(settings: Settings, plugins: PluginRegistry, detections: tuple[Detection, ...]) -> str:
+    """The accelerator to use: the operator's choice, else the best that was found."""
+    if settings.gpu_override:
+        if settings.gpu_override not in {detection.variant for detection in detections}:
+            known = ", ".join(sorted(detection.variant for detection in detections))
+            raise InvalidConfigurationError(f"DMR_OVERRIDE_GPU={settings.gpu_override!r}: use one of {known}")
+        return settings.gpu_override
+    present = [detection.variant for detection in detections if detection.present and detection.variant in plugins.detectors]
+    return max(present, key=lambda variant: (plugins.detectors[variant].priority, variant), default="cpu")
+
+
+def _contexts(
+    settings: Settings, processes: ProcessSupervisor, variant: str
+) -> Callable[[BackendSpec], EngineContext]:
+    def context(spec: BackendSpec) -> EngineContext:
+        environment = {name: settings.environment[name] for name in spec.environment if name in settings.environment}
+        return EngineContext(processes=processes, environment=environment, variant=variant)
+
+    return context

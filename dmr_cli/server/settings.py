@@ -1,0 +1,154 @@
+"""Settings from the environment, under the reference's names. Parsed once, all problems together.
+
+Strings are trimmed of spaces and surrounding quotes, booleans are Go's, as the reference reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.naming import DEFAULT_REGISTRY
+from dmr_core.domain.reference import ReferencePolicy
+from dmr_core.domain.settings import Listen, Settings
+from dmr_core.errors import DmrError, InvalidConfigurationError
+
+__all__ = ["DEFAULT_PORT", "read_settings"]
+
+DEFAULT_PORT: Final = 12434
+_TRUE: Final = frozenset({"1", "t", "true"})
+_FALSE: Final = frozenset({"0", "f", "false"})
+_MAX_SLOTS: Final = 8
+_T = TypeVar("_T")
+
+
+def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, **flags: object) -> Settings:
+    """Settings for the service. ``flags`` are command-line values and win over the environment.
+
+    ``socket_default`` is how the ``model-runner`` program behaves: without ``MODEL_RUNNER_PORT`` it
+    listens on ``MODEL_RUNNER_SOCK``.
+
+    Raises:
+        InvalidConfigurationError: names every variable that is wrong, and what it may be.
+    """
+    reader = _Reader(environ, flags)
+    listen = _listen(reader, socket_default=socket_default)
+    keep_alive = reader.take("DMR_KEEP_ALIVE", KeepAlive.parse, KeepAlive(300.0))
+    cores = os.cpu_count() or 1
+    settings = Settings(
+        models_path=reader.path("MODELS_PATH", "models_path") or Path.home() / ".docker" / "models",
+        listen=listen,
+        runtime_dir=reader.path("DMR_RUNTIME_DIR"),
+        references=ReferencePolicy(default_registry=reader.text("DEFAULT_REGISTRY") or DEFAULT_REGISTRY),
+        insecure_registries=frozenset(reader.list("DMR_INSECURE_REGISTRIES")),
+        all_registries_insecure=reader.text("INSECURE_REGISTRY") == "true",
+        registry_mirrors=reader.list("MODEL_RUNNER_REGISTRY_MIRRORS"),
+        docker_config=reader.path("DOCKER_CONFIG") or Path.home() / ".docker",
+        allowed_origins=reader.list("DMR_ORIGINS"),
+        allow_unauthenticated=reader.flag("DMR_ALLOW_UNAUTHENTICATED", default=False),
+        log_level=_log_level(reader),
+        metrics=not reader.flag("DISABLE_METRICS", default=False),
+        max_body=reader.take("DMR_MAX_BODY", _positive, 10 * 1024 * 1024),
+        max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
+        max_pulls=reader.take("DMR_MAX_PULLS", _positive, 2),
+        keep_alive=keep_alive,
+        start_timeout=reader.take("DMR_START_TIMEOUT", _seconds, 600.0),
+        stop_grace=reader.take("DMR_STOP_GRACE", _seconds, 5.0),
+        disabled_plugins=frozenset(reader.list("DMR_DISABLED_PLUGINS")),
+        gpu_override=reader.text("DMR_OVERRIDE_GPU") or None,
+        environment=dict(environ),
+    )
+    if not listen.loopback and not settings.allow_unauthenticated:
+        reader.problems.append(
+            f"listening on {listen.host!r} lets anyone who can reach it use this service: set "
+            "DMR_ALLOW_UNAUTHENTICATED=1 if that is meant"
+        )
+    reader.finish()
+    return settings
+
+
+def _listen(reader: _Reader, *, socket_default: bool) -> Listen:
+    socket, port = reader.path("MODEL_RUNNER_SOCK", "socket"), reader.take("MODEL_RUNNER_PORT", _port, None, "port")
+    host = reader.text("DMR_BIND", "bind") or "127.0.0.1"
+    if reader.given("socket") or (socket is not None and port is None):
+        return Listen(socket=socket)
+    if port is None and socket_default:
+        return Listen(socket=Path("model-runner.sock").absolute())
+    return Listen(host=host, port=DEFAULT_PORT if port is None else port)
+
+
+def _log_level(reader: _Reader) -> str:
+    level = reader.text("LOG_LEVEL").lower()
+    return level if level in ("debug", "info", "warning", "error") else "warning" if level == "warn" else "info"
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str], flags: Mapping[str, object]) -> None:
+        self._environ = environ
+        self._flags = {name: value for name, value in flags.items() if value is not None}
+        self.problems: list[str] = []
+
+    def given(self, flag: str) -> bool:
+        """Whether the flag was used."""
+        return flag in self._flags
+
+    def text(self, name: str, flag: str = "") -> str:
+        """A value as text, ``""`` when it is not set."""
+        if flag in self._flags:
+            return str(self._flags[flag])
+        return self._environ.get(name, "").strip().strip("\"'").strip()
+
+    def list(self, name: str) -> tuple[str, ...]:
+        """A comma-separated list."""
+        return tuple(item.strip() for item in self.text(name).split(",") if item.strip())
+
+    def path(self, name: str, flag: str = "") -> Path | None:
+        """An absolute path; ``~`` is expanded."""
+        text = self.text(name, flag)
+        return Path(text).expanduser().absolute() if text else None
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """A boolean; what cannot be read counts as not set, as in the reference."""
+        text = self.text(name).lower()
+        return True if text in _TRUE else False if text in _FALSE else default
+
+    def take(self, name: str, parse: Callable[[str], _T], default: _T, flag: str = "") -> _T:
+        """A parsed value, or a problem."""
+        text = self.text(name, flag)
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except (ValueError, DmrError) as exc:
+            label = f"--{flag}" if flag in self._flags else name
+            self.problems.append(f"{label}={text!r}: {exc}")
+            return default
+
+    def finish(self) -> None:
+        """Fail if anything was wrong."""
+        if self.problems:
+            raise InvalidConfigurationError("invalid settings:\n  " + "\n  ".join(self.problems))
+
+
+def _port(text: str) -> int | None:
+    if not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise ValueError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("expected a number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 10**6:
+        raise ValueError("expected a number of seconds greater than 0")
+    return value
