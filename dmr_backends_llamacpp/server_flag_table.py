@@ -22,6 +22,7 @@ from dmr_backends_llamacpp.server_flag_values import (
     number,
     sampler_letters,
     sampler_names,
+    several,
     switch_value,
     tensor_split,
     text,
@@ -170,8 +171,12 @@ def _refused(reason: str, *groups: tuple[str, ...], takes_value: bool = True) ->
 
 
 _M, _S, _C, _E, _G, _D, _L = "Model", "Server", "Context", "Execution", "Sampling", "Drafting", "Log"
-_NO_FIELD = "is a llama-server flag that the bundled server cannot apply; set LLAMA_SERVER_PATH to a native llama-server"
-_NO_TOOLS = "is refused: it lets a model act on this machine; set LLAMA_SERVER_PATH to a native llama-server to allow it"
+_NO_FIELD = (
+    "is a llama-server flag that the bundled server cannot apply; set LLAMA_SERVER_PATH to a native llama-server"
+)
+_NO_TOOLS = (
+    "is refused: it lets a model act on this machine; set LLAMA_SERVER_PATH to a native llama-server to allow it"
+)
 _NO_NETWORK = "is refused: the bundled server downloads nothing; pull the model first and give its path with --model"
 
 FLAGS: tuple[Flag, ...] = (
@@ -340,7 +345,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(_G, ("-bs", "--backend-sampling"), "sampling.backend_sampling", "sample on the device"),
 
     Flag(_D, ("-md", "--model-draft", "--spec-draft-model"), "speculative.draft.mparams.path", "the draft model", text("FILE")),
-    Flag(_D, ("--spec-type",), "speculative.types", "kinds of drafting", choice({n: (v,) for n, v in _SPECULATION.items()}, "TYPE")),
+    Flag(_D, ("--spec-type",), "speculative.types", "kinds of drafting", several(_SPECULATION, "TYPE,...")),
     Flag(_D, ("--spec-draft-n-max", "--draft", "--draft-n", "--draft-max", "--draft-n-max"), "speculative.draft.n_max",
          "tokens to draft at most", whole(0)),
     Flag(_D, ("--spec-draft-n-min", "--draft-min", "--draft-n-min"), "speculative.draft.n_min", "tokens to draft at least", whole(0)),
@@ -380,11 +385,13 @@ FLAGS: tuple[Flag, ...] = (
               ("-ncffn", "--n-cpu-ffn"), ("--log-file",), ("--log-colors",), ("--log-prompts-dir",),
               ("--spec-synth-len",), ("--spec-synth-rates",), ("--models-dir",), ("--models-preset",), ("--models-max",)),
     *_refused(_NO_FIELD, ("--spm-infill",), ("--log-prefix", "--no-log-prefix"), ("--log-timestamps", "--no-log-timestamps"),
-              ("--log-jsonl", "--no-log-jsonl"), ("--models-autoload", "--no-models-autoload"), ("-cl", "--cache-list"),
+              ("--models-autoload", "--no-models-autoload"), ("-cl", "--cache-list"),
               ("--completion-bash",), ("--spec-default",), takes_value=False),
     *_refused(_NO_TOOLS, ("--tools",), ("--tools-runtime",), ("--mcp-servers-config",), ("--mcp-servers-json",)),
-    *_refused(_NO_TOOLS, ("-ag", "--agent", "-no-ag", "--no-agent"), ("--ui-mcp-proxy", "--webui-mcp-proxy"),
-              ("--no-ui-mcp-proxy", "--no-webui-mcp-proxy"), takes_value=False),
+    Flag("", ("-ag", "--agent"), "", "", off_spellings=("-no-ag", "--no-agent"), refused=_NO_TOOLS),
+    Flag("", ("--ui-mcp-proxy", "--webui-mcp-proxy"), "", "", off_spellings=("--no-ui-mcp-proxy", "--no-webui-mcp-proxy"),
+         refused=_NO_TOOLS),
+    Flag("", ("--log-jsonl",), "", "", off_spellings=("--no-log-jsonl",), refused=_NO_FIELD),
     *_refused(_NO_NETWORK, ("-mu", "--model-url"), ("-dr", "--docker-repo"), ("-hf", "-hfr", "--hf-repo"), ("-hff", "--hf-file"),
               ("-hft", "--hf-token"), ("-mmu", "--mmproj-url"), ("--spec-draft-hf", "-hfd", "-hfrd", "--hf-repo-draft")),
     *_refused(_NO_NETWORK, ("--embd-gemma-default",), ("--fim-qwen-1.5b-default",), ("--fim-qwen-3b-default",),

@@ -7,8 +7,8 @@ this code runs before every start of an engine, and importing attrs would take l
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "number",
     "sampler_letters",
     "sampler_names",
+    "several",
     "switch_value",
     "tensor_split",
     "text",
@@ -94,7 +95,8 @@ class Flag(NamedTuple):
         off_spellings: The ``--no-`` twins.
         off: What these set.
         mark: The member of ``common_params_sampling_config`` that says the user chose, not the model's file.
-        refused: Why it cannot be given to the bundled server; empty for every flag that can.
+        refused: Why it cannot be given to the bundled server; empty for every flag that can. Its ``--no-`` twins, where
+            it has any, ask for what the bundled server does anyway and are accepted.
     """
 
     group: str
@@ -121,8 +123,7 @@ def whole(low: int | None = None, high: int | None = None, *, words: Mapping[str
         return value
 
     expected = f"an integer{_range_text(low, high)}"
-    plain = [word for word in words if not word.lstrip("-").isdigit()]
-    return Reader(read, " or ".join([expected, *(repr(word) for word in plain)]), "N")
+    return Reader(read, ", or ".join([expected, *words]), "N")
 
 
 def number(low: float | None = None, high: float | None = None, *, above: float | None = None) -> Reader:
@@ -150,6 +151,18 @@ def choice(members: Mapping[str, object], metavar: str = "") -> Reader:
         return members[given]
 
     return Reader(read, f"one of {', '.join(members)}", metavar or "|".join(members))
+
+
+def several(members: Mapping[str, object], metavar: str) -> Reader:
+    """A few words out of a list, in the order given."""
+
+    def read(given: str) -> tuple[object, ...]:
+        words = given.split(",")
+        if not set(words) <= set(members):
+            raise ValueError(given)
+        return tuple(members[word] for word in words)
+
+    return Reader(read, f"words separated by commas, of {', '.join(members)}", metavar)
 
 
 def switch_value(on: object, off: object, auto: object = None) -> Reader:
@@ -204,7 +217,7 @@ def texts(metavar: str = "TEXT", separator: str | None = None) -> Reader:
 
 def file_text(of: str) -> Reader:
     """The text of a file, read now: the server is only ever given contents."""
-    return Reader(lambda given: _contents(given), f"a readable file with {of}", "FILE")
+    return Reader(_contents, f"a readable file with {of}", "FILE")
 
 
 def file_lines(of: str) -> Reader:
@@ -337,11 +350,12 @@ def cpu_range() -> Reader:
 
 
 def _contents(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - importing pathlib costs milliseconds
+        return file.read()
 
 
 def _existing(path: str) -> str:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - as above
         raise ValueError(path)
     return path
 

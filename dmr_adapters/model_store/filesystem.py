@@ -17,7 +17,7 @@ from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import DigestLocks, StoreLock
-from dmr_adapters.model_store.snapshot import Snapshot, SnapshotReader
+from dmr_adapters.model_store.snapshot import Snapshot, SnapshotReader, read_document
 from dmr_adapters.model_store.startup import prepare, prepare_directories
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_adapters.model_store.usage import disk_usage
@@ -96,6 +96,14 @@ class FilesystemModelStore(ModelStore):
 
     def read_blob(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
         return read_blob(self._layout.blob(digest), digest, offset)
+
+    async def read_manifest(self, model_id: Digest) -> bytes | None:
+        if model_id not in self._snapshot.by_id:
+            return None
+        try:
+            return await finish_in_thread(lambda: read_document(self._layout.manifest(model_id)))
+        except FileNotFoundError:
+            return None  # another process is removing the model
 
     async def add(self, artifact: Artifact) -> Model:
         return await self._exclusively(lambda: self._add(artifact))

@@ -13,8 +13,8 @@ from typing import Final
 
 __all__ = ["UNKNOWN_TYPE", "quantization_name", "tensor_bytes", "voted_file_type"]
 
-UNKNOWN_TYPE: Final = -1
-"""Stands for every tensor type that is not in the table, newer ones for instance."""
+UNKNOWN_TYPE: Final = 1 << 32
+"""Stands for every tensor type that is not in the table; no real one, as those are 32 bits long."""
 
 _UNKNOWN: Final = "Unknown"
 _GUESSED: Final = 39

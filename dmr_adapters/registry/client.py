@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import attrs
@@ -114,9 +114,9 @@ def proxy_for(url: URL) -> URL | None:
         RegistryUnreachableError: it names something else than an HTTP proxy.
     """
     host = url.host or ""
-    if is_loopback(host) or proxy_bypass_environment(f"{host}:{url.port}"):
+    if is_loopback(host) or proxy_bypass(f"{host}:{url.port}"):
         return None
-    named = getproxies_environment()
+    named = getproxies()
     proxy = named.get(url.scheme) or named.get("all")
     if not proxy:
         return None

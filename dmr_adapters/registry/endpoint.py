@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -88,6 +89,10 @@ class Endpoint:
         return self.url.with_path("/v2/" + "/".join((repository, *parts)))
 
 
+def _lowered(hosts: Iterable[str]) -> frozenset[str]:
+    return frozenset(host.lower() for host in hosts)
+
+
 @attrs.frozen
 class EndpointPolicy:
     """Where plain HTTP is spoken.
@@ -96,9 +101,7 @@ class EndpointPolicy:
     each ``host`` (any port) or ``host:port``; ``everything_insecure`` adds all.
     """
 
-    insecure: frozenset[str] = attrs.field(
-        default=frozenset(), converter=lambda hosts: frozenset(map(str.lower, hosts))
-    )
+    insecure: frozenset[str] = attrs.field(default=frozenset(), converter=_lowered)
     everything_insecure: bool = False
 
     def endpoint(self, registry: str) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,17 +12,17 @@ import attrs
 
 from dmr_adapters.registry.answer import ErrorReader
 from dmr_adapters.registry.auth import Authorizer, TokenCache
-from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded
+from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded, translated
 from dmr_adapters.registry.credentials import CredentialStore
 from dmr_adapters.registry.endpoint import EndpointPolicy
 from dmr_adapters.registry.guard import Resolver, resolve
 from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import RetryPolicy, retrying
-from dmr_adapters.registry.transfer import check_digest, has_blob, open_blob, send_blob
+from dmr_adapters.registry.transfer import check_stored, has_blob, open_blob, send_blob, told_digest
 from dmr_core.domain.artifact import MANIFEST_MEDIA_TYPE, Descriptor, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
-from dmr_core.errors import DigestMismatchError, MalformedArtifactError, RegistryError
+from dmr_core.errors import DigestMismatchError, MalformedArtifactError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.registry import BlobReader, BlobSource, Credentials, Registry, RegistrySession, RemoteManifest
 
@@ -31,13 +32,9 @@ _MANIFEST_SIZE: Final = 4 * 1024 * 1024
 _CONFIG_SIZE: Final = 16 * 1024 * 1024
 
 # Indexes too: a registry that may not send one says "not found", which would be the wrong story.
-_ACCEPT: Final = ", ".join(
-    (
-        MANIFEST_MEDIA_TYPE,
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    )
+_ACCEPT: Final = (
+    f"{MANIFEST_MEDIA_TYPE}, application/vnd.docker.distribution.manifest.v2+json,"
+    " application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
 
@@ -155,7 +152,7 @@ class _Session(RegistrySession):
             async with self.repository.ask(
                 "PUT", url, "the upload of the manifest", accept=accept, headers=headers, body=content
             ) as answer:
-                check_digest(answer, Digest.of(content))
+                check_stored(answer, Digest.of(content))
 
         await retrying(self.repository.clock, self.retry, put)
 
@@ -171,17 +168,18 @@ class _Session(RegistrySession):
                 raise MalformedArtifactError(
                     f"the manifest of {str(reference)!r} is larger than {_MANIFEST_SIZE} bytes"
                 )
-            digest = Digest.of(content)
-            if reference.digest is not None and digest != reference.digest:
-                raise DigestMismatchError(str(reference.digest), str(digest))
-            check_digest(answer, digest)
+            told = told_digest(answer)
+        digest = Digest.of(content)
+        expected = reference.digest or told or digest
+        if digest != expected:
+            raise DigestMismatchError(str(expected), str(digest))
         return RemoteManifest(self.decode.manifest(content), content, digest)
 
     async def _content(self, descriptor: Descriptor) -> bytes:
         content = bytearray()
-        async with open_blob(
-            self.repository, descriptor, 0, attrs.evolve(self.retry, attempts=1, refused_attempts=1)
-        ) as reader:
-            async for chunk in reader.chunks:
-                content += chunk
+        once = attrs.evolve(self.retry, attempts=1, refused_attempts=1)  # the caller repeats opening and reading
+        with translated(self.repository.endpoint.url):
+            async with asyncio.timeout(self.document_limit), open_blob(self.repository, descriptor, 0, once) as reader:
+                async for chunk in reader.chunks:
+                    content += chunk
         return bytes(content)

@@ -62,7 +62,7 @@ class RetryPolicy:
 
     def back_off(self, failures: int) -> float:
         """The wait after so many failures: doubled each time, the upper half of it random."""
-        wait = min(self.longest_wait, self.first_wait * 2 ** (failures - 1))
+        wait = min(self.longest_wait, self.first_wait * 2.0 ** (failures - 1))
         return wait * (0.5 + self.jitter() / 2)
 
 

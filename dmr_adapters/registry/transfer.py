@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Final
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from dmr_adapters.registry.client import translated
 from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import BrokenConnectionError, RetryPolicy, retrying
+from dmr_adapters.registry.upload_body import UploadBody
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.domain.digest import Digest
-from dmr_core.errors import DigestMismatchError, RegistryError
+from dmr_core.errors import DigestMismatchError, InvalidRequestError, RegistryError
 from dmr_core.ports.registry import BlobReader, BlobSource
 
-__all__ = ["check_digest", "has_blob", "open_blob", "send_blob"]
+__all__ = ["check_stored", "has_blob", "open_blob", "send_blob", "told_digest"]
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_UPLOADS: Final = 3  # each may be many gigabytes
 _HASHING_RATE: Final = 32 * 1024 * 1024  # bytes per second; a registry may read an upload again to verify it
 
 
@@ -52,31 +54,31 @@ async def open_blob(
     if offset == descriptor.size > 0:
         yield BlobReader(offset, _nothing())  # there is no range to ask for; "bytes=n-" past the end is an error
         return
-    start = offset if offset < descriptor.size else 0
+    begin = offset if offset < descriptor.size else 0
     async with AsyncExitStack() as stack:
-
-        async def attempt(begin: int) -> aiohttp.ClientResponse:
-            headers = {"Accept": f"{descriptor.media_type}, */*"}
-            if begin:
-                headers["Range"] = f"bytes={begin}-"
-            what = f"a request for blob {descriptor.digest}"
-            accept = frozenset({200, 206, 416}) if begin else frozenset({200})
-            url = repository.url("blobs", str(descriptor.digest))
-            asked = repository.ask("GET", url, what, accept=accept, headers=headers)
-            async with AsyncExitStack() as failed:
-                answer = await failed.enter_async_context(asked)
-                if answer.status != 416:
-                    granted = _granted(answer, begin, descriptor)
-                    stack.push_async_exit(failed.pop_all())
-                    nonlocal start
-                    start = granted
-                    return answer
-            return await attempt(0)  # it has fewer bytes than we do: ours are wrong
-
-        answer = await retrying(repository.clock, policy, lambda: attempt(start))
+        answer, start = await retrying(repository.clock, policy, lambda: _open(repository, descriptor, begin, stack))
         chunks = _chunks(answer, descriptor.size - start)
         async with aclosing(chunks):
             yield BlobReader(start, chunks)
+
+
+async def _open(
+    repository: Repository, descriptor: Descriptor, begin: int, stack: AsyncExitStack
+) -> tuple[aiohttp.ClientResponse, int]:
+    """An answer left open on ``stack``, and where its body begins."""
+    headers = {"Accept": f"{descriptor.media_type}, */*"}
+    if begin:
+        headers["Range"] = f"bytes={begin}-"
+    accept = frozenset({200, 206, 416}) if begin else frozenset({200})
+    url = repository.url("blobs", str(descriptor.digest))
+    what = f"a request for blob {descriptor.digest}"
+    async with AsyncExitStack() as attempt:
+        answer = await attempt.enter_async_context(repository.ask("GET", url, what, accept=accept, headers=headers))
+        if answer.status != 416:
+            granted = _granted(answer, begin, descriptor)
+            await stack.enter_async_context(attempt.pop_all())
+            return answer, granted
+    return await _open(repository, descriptor, 0, stack)  # it has fewer bytes than we do, so ours are wrong
 
 
 def _granted(answer: aiohttp.ClientResponse, asked: int, descriptor: Descriptor) -> int:
@@ -119,7 +121,8 @@ async def _chunks(answer: aiohttp.ClientResponse, expected: int) -> AsyncGenerat
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:
-    for chunk in ():
+    none: tuple[bytes, ...] = ()
+    for chunk in none:
         yield chunk
 
 
@@ -141,21 +144,27 @@ async def send_blob(
 
     async def upload() -> None:
         what = f"the upload of blob {descriptor.digest}"
-        accept = frozenset({202})
-        url = repository.url("blobs", "uploads") / ""
-        async with repository.ask("POST", url, what, accept=accept, headers={"Content-Length": "0"}) as answer:
-            place = await repository.location(answer)
-        body = _Body(source, descriptor.size, sent, repository.client.timeouts.stall)
-        headers = {"Content-Length": str(descriptor.size), "Content-Type": "application/octet-stream"}
-        limit = repository.client.timeouts.head + descriptor.size / _HASHING_RATE
-        target = _with_digest(place, descriptor.digest)
-        async with body.watched(target, limit):
-            async with repository.ask(
-                "PUT", target, what, accept=frozenset({201, 204}), headers=headers, body=body.open, answer_within=limit
-            ) as answer:
-                check_digest(answer, descriptor.digest)
+        start = repository.url("blobs", "uploads") / ""
+        async with repository.ask("POST", start, what, accept=frozenset({202})) as answer:
+            target = _with_digest(await repository.location(answer), descriptor.digest)
+        limits = repository.client.timeouts
+        within = limits.head + descriptor.size / _HASHING_RATE
+        body = UploadBody(source, descriptor.size, sent, stall=limits.stall, answer_within=within)
+        async with (
+            body.watched(target),
+            repository.ask(
+                "PUT",
+                target,
+                what,
+                accept=frozenset({201, 204}),
+                headers={"Content-Length": str(descriptor.size), "Content-Type": "application/octet-stream"},
+                body=body.open,
+                answer_within=within,
+            ) as answer,
+        ):
+            check_stored(answer, descriptor.digest)
 
-    await retrying(repository.clock, policy, upload)
+    await retrying(repository.clock, attrs.evolve(policy, attempts=min(policy.attempts, _UPLOADS)), upload)
 
 
 def _with_digest(place: URL, digest: Digest) -> URL:
@@ -164,75 +173,20 @@ def _with_digest(place: URL, digest: Digest) -> URL:
     return URL(f"{str(place).removesuffix('?')}{separator}digest={digest}", encoded=True)
 
 
-def check_digest(answer: aiohttp.ClientResponse, expected: Digest) -> None:
-    """Compare what the registry says it stored, where it says so in an algorithm we know.
+def told_digest(answer: aiohttp.ClientResponse) -> Digest | None:
+    """``Docker-Content-Digest``, where it is there and in the algorithm we know."""
+    try:
+        return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
+    except InvalidRequestError:
+        return None
+
+
+def check_stored(answer: aiohttp.ClientResponse, expected: Digest) -> None:
+    """Compare what the registry says it stored, where it says so.
 
     Raises:
         DigestMismatchError: it stored something else.
     """
-    told = answer.headers.get("Docker-Content-Digest", "")
-    if told.startswith("sha256:") and told != str(expected):
-        raise DigestMismatchError(str(expected), told[:80])
-
-
-class _Body:
-    """The body of an upload, watched: the registry must keep taking it.
-
-    aiohttp hides what a body's source raises behind an error of its own, so it is kept here and raised
-    in its place; and it does not limit how long a peer may leave our bytes lying, so this does.
-    """
-
-    def __init__(self, source: BlobSource, size: int, sent: Callable[[int], None], stall: float) -> None:
-        self._source = source
-        self._size = size
-        self._sent = sent
-        self._stall = stall
-        self._failure: Exception | None = None
-        self._timeout: asyncio.Timeout | None = None
-        self._answer_within = stall
-        self._open: list[AsyncGenerator[bytes, None]] = []
-
-    @asynccontextmanager
-    async def watched(self, target: URL, answer_within: float) -> AsyncIterator[None]:
-        """Within this block a stall ends the request, and the source's failure is the failure.
-
-        Raises:
-            RegistryUnreachableError: no byte was taken for too long.
-        """
-        self._answer_within = answer_within
-        try:
-            with translated(target):
-                async with asyncio.timeout(self._stall) as self._timeout:
-                    yield
-        except RegistryError:
-            if self._failure is not None:
-                raise self._failure from None
-            raise
-        finally:
-            for body in self._open:
-                await body.aclose()
-
-    def open(self) -> AsyncIterator[bytes]:
-        """The bytes from the start, once more."""
-        body = self._bytes()
-        self._open.append(body)
-        return body
-
-    def _expect_within(self, seconds: float) -> None:
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
-
-    async def _bytes(self) -> AsyncGenerator[bytes, None]:
-        count = 0
-        try:
-            async for chunk in self._source(0):
-                self._expect_within(self._stall)
-                yield chunk  # comes back when the chunk is in the socket's buffer
-                count += len(chunk)
-                self._sent(count)
-            if count != self._size:
-                raise RegistryError(f"the blob to upload has {count} bytes, its descriptor says {self._size}")
-        except Exception as exc:
-            self._failure = exc
-            raise
-        self._expect_within(self._answer_within)
+    told = told_digest(answer)
+    if told is not None and told != expected:
+        raise DigestMismatchError(str(expected), str(told))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from io import BytesIO
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import attrs
 from yarl import URL
 
+from dmr_adapters.transport.request_head import check_target, describe, outgoing_headers
 from dmr_core.errors import InvalidRequestError, UpstreamError
 from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest, UpstreamResponse
-from dmr_adapters.transport.request_head import check_target, describe, outgoing_headers
 
 __all__ = ["AiohttpTransport"]
 
 _KEEP_ALIVE: Final = 4.0  # seconds; llama.cpp and uvicorn close what was idle for 5
 _LONGEST_FIELD: Final = 64 * 1024
+_LONG_BODY: Final = 512 * 1024
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=5.0, sock_read=None)
 # What aiohttp adds by itself and an engine should hear only from the client.
 _NOT_OURS_TO_SAY: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -63,8 +64,8 @@ class AiohttpTransport(Transport):
     async def send(self, endpoint: Endpoint, request: UpstreamRequest) -> UpstreamResponse:
         """See :class:`Transport`.
 
-        A kept connection that turns out to have been closed by the engine before it said anything is
-        replaced by a new one, once: such a request was not begun.
+        A kept connection that the engine closes before the first byte of an answer is replaced by a new
+        one, once: the engine closed it for having been idle, and did not see the request.
 
         Raises:
             InvalidRequestError: the request cannot be sent as one well-formed message.
@@ -142,7 +143,7 @@ async def _ask(
         response = await session.request(
             request.method,
             URL(origin + request.path, encoded=True),
-            data=request.body or None,
+            data=_payload(request.body),
             headers=headers,
             allow_redirects=False,
             trace_request_ctx=use,
@@ -154,6 +155,11 @@ async def _ask(
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamError(f"the engine at {name} closed the connection without an answer") from exc
     return _AiohttpResponse(response, name)
+
+
+def _payload(body: bytes) -> bytes | BytesIO | None:
+    # aiohttp writes long bytes in one go and warns that it does; a file it writes in pieces.
+    return BytesIO(body) if len(body) > _LONG_BODY else body or None
 
 
 def _reason(exc: Exception) -> str:
@@ -173,6 +179,10 @@ def _decoded(request: UpstreamRequest) -> list[tuple[str, str]]:
     if not has_host:
         headers.append(("Host", "localhost"))
     return headers
+
+
+def _lifetime(*, keep: bool) -> dict[str, Any]:
+    return {"keepalive_timeout": _KEEP_ALIVE} if keep else {"force_close": True}
 
 
 def _session(endpoint: Endpoint, *, keep: bool) -> aiohttp.ClientSession:

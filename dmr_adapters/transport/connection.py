@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dmr_core.errors import UpstreamError
-from dmr_core.ports.transport import UpstreamResponse
 from dmr_adapters.transport.response_parser import MalformedResponseError, ResponseParser
+from dmr_core.errors import UpstreamError
+from dmr_core.ports.transport import Headers, UpstreamResponse
 
 __all__ = ["BrokenBeforeAnswerError", "Connection", "StreamResponse"]
 
@@ -31,11 +31,9 @@ class _Home(Protocol):
 class StreamResponse(UpstreamResponse):
     """An answer being received. One reader at a time."""
 
-    __slots__ = ("_connection", "_error", "_parser", "_waiter", "headers", "status")
-
     def __init__(self, method: str) -> None:
         self.status = 0
-        self.headers = ()
+        self.headers: Headers = ()
         self._parser = ResponseParser(method)
         self._connection: Connection | None = None
         self._error: UpstreamError | None = None
@@ -47,7 +45,7 @@ class StreamResponse(UpstreamResponse):
         while not parser.buffered:
             if self._error is not None:
                 raise self._error
-            if parser.complete or self._connection is None:
+            if parser.complete:
                 return b""
             await self._wait()
         data = parser.take()
@@ -233,4 +231,5 @@ class Connection(asyncio.Protocol):
         if transport is None or not response.parser.reusable or transport.get_write_buffer_size():
             self.abort()
             return
+        self.resume()
         self._home.give_back(self)

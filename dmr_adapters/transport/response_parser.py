@@ -48,8 +48,21 @@ class ResponseParser:
     the connection may carry another request.
     """
 
-    __slots__ = ("_body", "_interim", "_no_body", "_partial", "_remaining", "_state", "_trailer", "buffered")
-    __slots__ += ("complete", "has_head", "headers", "reusable", "status")
+    __slots__ = (
+        "_body",
+        "_interim",
+        "_no_body",
+        "_partial",
+        "_remaining",
+        "_state",
+        "_trailer",
+        "buffered",
+        "complete",
+        "has_head",
+        "headers",
+        "reusable",
+        "status",
+    )
 
     def __init__(self, method: str) -> None:
         self.status = 0
@@ -108,10 +121,7 @@ class ResponseParser:
     def take(self) -> bytes:
         """All of the body that has arrived and was not taken yet."""
         body = self._body
-        if len(body) == 1:
-            taken = body[0]
-        else:
-            taken = b"".join(body)
+        taken = body[0] if len(body) == 1 else b"".join(body)
         self._body = []
         self.buffered = 0
         return taken
@@ -128,8 +138,7 @@ class ResponseParser:
 
     def _counted(self, data: bytes, position: int, end: int) -> int:
         stop = position + self._remaining
-        if stop > end:
-            stop = end
+        stop = min(stop, end)
         self._remaining -= stop - position
         self._keep(data[position:stop] if position or stop < end else data)
         if not self._remaining:

@@ -9,10 +9,10 @@ import asyncio
 from functools import partial
 from typing import Final
 
-from dmr_core.errors import UpstreamError
-from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
 from dmr_adapters.transport.connection import BrokenBeforeAnswerError, Connection, StreamResponse
 from dmr_adapters.transport.request_head import describe, render_request
+from dmr_core.errors import UpstreamError
+from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
 
 __all__ = ["StreamTransport"]
 
@@ -34,8 +34,8 @@ class StreamTransport(Transport):
     async def send(self, endpoint: Endpoint, request: UpstreamRequest) -> StreamResponse:
         """See :class:`Transport`.
 
-        A kept connection that turns out to have been closed by the engine before it said anything is
-        replaced by a new one, once: such a request was not begun.
+        A kept connection that the engine closes before the first byte of an answer is replaced by a new
+        one, once: the engine closed it for having been idle, and did not see the request.
 
         Raises:
             InvalidRequestError: the request cannot be sent as one well-formed message.

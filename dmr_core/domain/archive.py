@@ -198,7 +198,7 @@ def _record(said: _Extensions, key: bytes, value: bytes, at: int) -> _Extensions
 
 def _name(text: str, stream: _Stream) -> RelativePath:
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise stream.malformed(f"the name {ascii(text[:200])} is not UTF-8")
+        raise stream.malformed(f"the name {text[:200]!a} is not UTF-8")
     try:
         return RelativePath.parse(text)
     except MalformedArtifactError as exc:

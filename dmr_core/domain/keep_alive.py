@@ -58,7 +58,7 @@ class KeepAlive:
         if stripped == "0":
             return cls(0.0)
         negative = stripped.startswith("-")
-        body = stripped.lstrip("+-") if stripped[:1] in "+-" else stripped
+        body = stripped[1:] if stripped[:1] in ("+", "-") else stripped
         if negative and body.isdigit():
             return cls.forever()
         nanoseconds = _nanoseconds(body)

@@ -21,8 +21,11 @@ def display_name(tag: str, default_registry: str = DEFAULT_REGISTRY) -> str:
     prefixes = ("index.docker.io/", "docker.io/") if default_registry == DEFAULT_REGISTRY else (default_registry + "/",)
     for prefix in prefixes:
         if name.startswith(prefix):
-            name = name.removeprefix(prefix)
-            short = name.removeprefix(DEFAULT_ORGANIZATION + "/")
-            name = short if "/" not in short else name
+            rest = name.removeprefix(prefix)
+            first = rest.partition("/")[0]
+            if "." in first or first == "localhost":  # would be read as a registry
+                break
+            short = rest.removeprefix(DEFAULT_ORGANIZATION + "/")
+            name = short if "/" not in short else rest
             break
     return name.removesuffix(":" + DEFAULT_TAG)

@@ -1,0 +1,81 @@
+# `make help` lists the targets. PYTHON picks the interpreter the environment is made with.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DISTRIBUTIONS := dmr_core dmr_adapters dmr_backends_llamacpp dmr_backends_vllm dmr_backends_nim dmr_cli
+LOCAL_PORT ?= 13434
+PORT ?= 8080
+PLUGINS_DIR := $(or $(DOCKER_CONFIG),$(HOME)/.docker)/cli-plugins
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp is newer than every file that says what to install, so setup runs again only when one changed.
+$(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Make .venv with everything in it
+
+.PHONY: demo
+demo: $(VENV)/.ready ## Start the service, run the bundled model on llama.cpp, stream an answer
+	@$(BIN)/python -m dmr_cli.demo.show
+
+.PHONY: test
+test: $(VENV)/.ready ## Run every unmarked test
+	$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: format
+format: $(VENV)/.ready ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet .
+
+.PHONY: lint types arch
+lint: $(VENV)/.ready ## Check formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+types: $(VENV)/.ready ## Check types
+	$(BIN)/mypy
+arch: $(VENV)/.ready ## Check who imports whom
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint types arch test ## What CI runs: format, lint, types, architecture, tests
+
+.PHONY: build
+build: $(VENV)/.ready ## Build six wheels in dist/, and the programs model-runner and model-cli in .venv/bin
+	rm -rf dist
+	for d in $(DISTRIBUTIONS); do $(BIN)/python -m build --quiet --wheel --outdir dist $$d || exit 1; done
+	@ls dist/*.whl
+	@ls $(BIN)/dmr $(BIN)/model-runner $(BIN)/model-cli
+
+.PHONY: run
+run: $(VENV)/.ready ## Run a development server (LLAMA_ARGS, LOCAL_PORT)
+	MODEL_RUNNER_PORT=$(LOCAL_PORT) $(if $(LLAMA_ARGS),LLAMA_ARGS="$(LLAMA_ARGS)") $(BIN)/model-runner
+
+.PHONY: install
+install: $(VENV)/.ready ## Link the Docker CLI plugin, so that `docker model` is this dmr
+	mkdir -p "$(PLUGINS_DIR)"
+	ln -sf "$(CURDIR)/$(BIN)/model-cli" "$(PLUGINS_DIR)/docker-model"
+
+.PHONY: docker-build docker-run
+docker-build docker-run: ## Build or run the container image (comes with a later release)
+	@echo "$@: the container image is not part of this release yet; see CHANGELOG.md" >&2; exit 1
+
+.PHONY: bench-proxy bench-cli bench-start
+bench-proxy: $(VENV)/.ready ## Requests and events per second against nginx, one run, interleaved
+	$(BIN)/python -m tests.bench.proxy
+bench-cli: $(VENV)/.ready ## Start-up of `dmr list` and `dmr --help` against `python -c pass`
+	$(BIN)/python -m tests.bench.cli
+bench-start: $(VENV)/.ready ## Time from exec to the first answer of the service
+	$(BIN)/python -m tests.bench.start
+
+.PHONY: clean
+clean: ## Remove build products and caches; models are never touched
+	rm -rf dist build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,230 @@
+"""A model store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from dmr_core.domain.artifact import Artifact, Descriptor, Format, LayerType
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.model import Bundle, Model
+from dmr_core.domain.reference import Reference
+from dmr_core.errors import (
+    DigestMismatchError,
+    MalformedArtifactError,
+    ModelNotFoundError,
+    NotFoundError,
+    PreconditionError,
+    StorageFullError,
+)
+from dmr_core.ports.model_store import BlobWriter, ModelStore
+
+__all__ = ["InMemoryModelStore"]
+
+_BLOCK: Final = 64 * 1024
+_FIRST: Final = {Format.GGUF: "model.gguf", Format.SAFETENSORS: "model.safetensors", Format.DDUF: "model.dduf"}
+
+
+class InMemoryModelStore(ModelStore):
+    """Keeps everything in dictionaries.
+
+    Features:
+        - the whole contract of the port, partial blobs and turns of writers included;
+        - ``capacity`` bytes of room for blobs, then :class:`StorageFullError`;
+        - ``blobs`` and ``partials`` to look at, and to damage;
+        - bundles are paths below ``root`` that nobody makes: one weights file, named by its format.
+    """
+
+    def __init__(self, root: Path = Path("/in-memory"), *, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.blobs: dict[Digest, bytes] = {}
+        self.partials: dict[Digest, bytearray] = {}
+        self._root = root
+        self._models: dict[Digest, Model] = {}
+        self._manifests: dict[Digest, bytes] = {}
+        self._tags: dict[str, Digest] = {}
+        self._generation = 0
+        self._turns: dict[Digest, asyncio.Lock] = {}
+
+    @property
+    def generation(self) -> int:
+        return self._generation
+
+    def models(self) -> tuple[Model, ...]:
+        return tuple(self._models.values())
+
+    def by_id(self, model_id: Digest) -> Model | None:
+        return self._models.get(model_id)
+
+    def by_tag(self, canonical: str) -> Model | None:
+        model_id = self._tags.get(canonical)
+        return self._models[model_id] if model_id is not None else None
+
+    async def refresh(self) -> None:
+        """Nobody else changes this store."""
+
+    async def has_blob(self, digest: Digest) -> bool:
+        return digest in self.blobs
+
+    def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
+        return self._writer(descriptor)
+
+    async def read_blob(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        if digest not in self.blobs:
+            raise NotFoundError(f"blob {str(digest)!r} not found in the model store")
+        data = self.blobs[digest]
+        for start in range(offset, len(data), _BLOCK):
+            yield data[start : start + _BLOCK]
+
+    async def read_manifest(self, model_id: Digest) -> bytes | None:
+        return self._manifests.get(model_id)
+
+    async def add(self, artifact: Artifact) -> Model:
+        manifest = artifact.manifest
+        if Digest.of(artifact.config_bytes) != manifest.config.digest:
+            raise DigestMismatchError(str(manifest.config.digest), str(Digest.of(artifact.config_bytes)))
+        for layer in manifest.layers:
+            if len(self.blobs.get(layer.digest, b"")) != layer.size:
+                raise PreconditionError(f"cannot add model {artifact.id}: layer {layer.digest} is missing")
+        if artifact.id not in self._models:
+            self.blobs[manifest.config.digest] = artifact.config_bytes
+            self._manifests[artifact.id] = artifact.manifest_bytes
+            self._show(
+                Model(
+                    id=artifact.id,
+                    tags=(),
+                    manifest=manifest,
+                    config=artifact.config,
+                    manifest_size=len(artifact.manifest_bytes),
+                )
+            )
+        return self._models[artifact.id]
+
+    async def tag(self, model_id: Digest, reference: Reference) -> Model:
+        model, canonical = self._models.get(model_id), reference.canonical
+        if model is None:
+            raise ModelNotFoundError(str(model_id))
+        if canonical in model.tags:
+            return model
+        await self.untag(canonical)
+        self._tags[canonical] = model_id
+        return self._show(attrs.evolve(model, tags=(*model.tags, canonical)))
+
+    async def untag(self, canonical: str) -> None:
+        model_id = self._tags.pop(canonical, None)
+        if model_id is not None:
+            model = self._models[model_id]
+            self._show(attrs.evolve(model, tags=tuple(tag for tag in model.tags if tag != canonical)))
+
+    async def remove(self, model_id: Digest) -> None:
+        model = self._models.pop(model_id, None)
+        if model is None:
+            return
+        del self._manifests[model_id]
+        for tag in model.tags:
+            del self._tags[tag]
+        needed = {blob.digest for other in self._models.values() for blob in other.manifest.blobs}
+        for blob in model.manifest.blobs:
+            if blob.digest not in needed:
+                self.blobs.pop(blob.digest, None)
+        self._generation += 1
+
+    async def bundle(self, model_id: Digest) -> Bundle:
+        model = self._models.get(model_id)
+        if model is None:
+            raise ModelNotFoundError(str(model_id))
+        weights = model.manifest.weights_format()
+        if weights is None:
+            raise MalformedArtifactError("no supported model weights found (expected GGUF, safetensors, or DDUF)")
+        root = self._root / model_id.hex
+        kinds = {layer.media_type for layer in model.manifest.layers}
+        first = root / "model" / _FIRST[weights]
+        return Bundle(
+            root=root,
+            gguf=first if weights is Format.GGUF else None,
+            safetensors=first if weights is Format.SAFETENSORS else None,
+            dduf=first if weights is Format.DDUF else None,
+            mmproj=root / "model" / "model.mmproj" if LayerType.MMPROJ in kinds else None,
+            chat_template=root / "model" / "template.jinja" if LayerType.CHAT_TEMPLATE in kinds else None,
+            context_size=model.config.context_size,
+        )
+
+    async def disk_usage(self) -> int:
+        return self._used()
+
+    @asynccontextmanager
+    async def _writer(self, descriptor: Descriptor) -> AsyncIterator[BlobWriter]:
+        async with self._turns.setdefault(descriptor.digest, asyncio.Lock()):
+            yield _InMemoryBlobWriter(self, descriptor)
+            if not self.partials.get(descriptor.digest, b"-"):
+                del self.partials[descriptor.digest]
+
+    def _show(self, model: Model) -> Model:
+        self._models[model.id] = model
+        self._generation += 1
+        return model
+
+    def _used(self) -> int:
+        return sum(map(len, self.blobs.values())) + sum(map(len, self.partials.values()))
+
+    def _room(self) -> int | None:
+        return None if self.capacity is None else self.capacity - self._used()
+
+
+class _InMemoryBlobWriter(BlobWriter):
+    def __init__(self, store: InMemoryModelStore, descriptor: Descriptor) -> None:
+        self._store = store
+        self._digest = descriptor.digest
+        self._size = descriptor.size
+        self._counted: int | None = None
+        if descriptor.digest in store.blobs:
+            self._counted = descriptor.size
+        else:
+            store.partials.setdefault(descriptor.digest, bytearray())
+
+    @property
+    def offset(self) -> int:
+        return len(self._partial) if self._counted is None else self._counted
+
+    async def restart(self) -> None:
+        if self._counted is None:
+            self._partial.clear()
+        else:
+            self._counted = 0
+
+    async def write(self, chunk: bytes) -> None:
+        if self.offset + len(chunk) > self._size:
+            self._refuse(f"more than the {self._size} bytes promised")
+        if self._counted is not None:
+            self._counted += len(chunk)
+            return
+        room = self._store._room()  # noqa: SLF001 - one fake in two classes
+        if room is not None and room < len(chunk):
+            raise StorageFullError("the model store is full", needs=self._size - self.offset, has=room)
+        self._partial.extend(chunk)
+
+    async def commit(self) -> None:
+        if self._counted is not None:
+            return
+        if len(self._partial) != self._size:
+            self._refuse(f"{len(self._partial)} of {self._size} bytes")
+        actual = hashlib.sha256(self._partial).hexdigest()
+        if actual != self._digest.hex:
+            self._refuse(f"sha256:{actual}")
+        self._store.blobs[self._digest] = bytes(self._store.partials.pop(self._digest))
+        self._counted = self._size
+
+    @property
+    def _partial(self) -> bytearray:
+        return self._store.partials[self._digest]
+
+    def _refuse(self, actual: str) -> None:
+        if self._counted is None:
+            self._partial.clear()
+        raise DigestMismatchError(str(self._digest), actual)

@@ -1,0 +1,82 @@
+"""Reading an address."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmr_cli.client.endpoint import resolve
+from dmr_cli.client.errors import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://example.com", "http://example.com:80"),
+        ("https://example.com/base/", "https://example.com:443/base"),
+        ("HTTP://h:1", "http://h:1"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("box", "http://box:12434"),
+        ("[::1]:12434", "http://[::1]:12434"),
+        ("http://[fe80::1]", "http://[fe80::1]:80"),
+        ("unix:///run/dmr.sock", "unix:///run/dmr.sock"),
+        (" http://h:1 ", "http://h:1"),
+    ],
+)
+def test_forms_of_an_address(text: str, url: str) -> None:
+    assert url == resolve(text, {}).url
+    assert url == resolve(None, {"MODEL_RUNNER_HOST": text}).url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ftp://h",
+        "http://",
+        "http://h:0",
+        "http://h:65536",
+        "http://h:x",
+        "::1:80",
+        "[::1",
+        "[::1]x",
+        "http://user@h",
+        "http://h/?q",
+        "http://h h",
+        "unix://relative",
+        "unix:/one",
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="--host"):
+        resolve(text, {})
+
+
+def test_without_anything_it_is_the_port_of_dmr_serve() -> None:
+    assert "http://127.0.0.1:12434" == resolve(None, {"MODEL_RUNNER_HOST": ""}).url
+
+
+def test_the_flag_wins_over_the_environment() -> None:
+    assert "http://flag:1" == resolve("flag:1", {"MODEL_RUNNER_HOST": "http://env:2"}).url
+
+
+def test_the_tls_variable_turns_any_address_into_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    default = resolve(None, {"MODEL_RUNNER_TLS": "true"})
+    given = resolve("http://h:1", {"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_TLS_CA_CERT": "/ca.pem"})
+    unverified = resolve("h:1", {"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_TLS_SKIP_VERIFY": "true"})
+
+    assert ("https://127.0.0.1:12444", "/home/someone/.docker/model-runner/certs/ca.crt", True) == (
+        default.url,
+        default.ca_file,
+        default.verify,
+    )
+    assert ("https://h:1", "/ca.pem") == (given.url, given.ca_file)
+    assert ("https://h:1", "", False) == (unverified.url, unverified.ca_file, unverified.verify)
+
+
+def test_the_tls_variables_count_only_when_exactly_true() -> None:
+    endpoint = resolve("https://h", {"MODEL_RUNNER_TLS": "1", "MODEL_RUNNER_TLS_SKIP_VERIFY": "TRUE"})
+
+    assert (True, "", True) == (endpoint.tls, endpoint.ca_file, endpoint.verify)
+    assert not resolve("h:1", {"MODEL_RUNNER_TLS": "yes"}).tls
