@@ -26,11 +26,9 @@ __all__ = ["MAX_DOCUMENT", "MAX_LAYERS", "decode_config", "decode_manifest", "is
 MAX_DOCUMENT: Final = 8 * 1024 * 1024
 MAX_LAYERS: Final = 10_000
 
-_INDEX_MEDIA_TYPES: Final = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    }
+_INDEX_MEDIA_TYPES: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _MAX_INT32: Final = 2**31 - 1
 _MAX_INT64: Final = 2**63 - 1

@@ -65,6 +65,7 @@ def _serve(options: ServerOptions, began: float) -> int:
     # A handler may run on any of the server's threads: only its byte in the pipe is sure to wake this one.
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
+    ours = _descriptors()
     try:
         server = xllamacpp.Server(params)
     except (RuntimeError, MemoryError) as error:
@@ -82,12 +83,38 @@ def _serve(options: ServerOptions, began: float) -> int:
     _say(f"dmr-llama-server: stopping on {signal.Signals(caught).name}")
     _unlink(options.socket_paths)
     _end_within(_SHUTDOWN_SECONDS)
+    _hang_up(_descriptors() - ours)
     del server
     return 0
 
 
 def _noted(_number: int, _frame: object) -> None:
     """Do nothing: the byte that Python wrote to the pipe is the message."""
+
+
+def _descriptors() -> frozenset[int]:
+    return frozenset(int(name) for name in os.listdir("/dev/fd"))  # noqa: PTH208 - importing pathlib costs milliseconds
+
+
+def _hang_up(descriptors: frozenset[int]) -> None:
+    """End what clients are still being answered.
+
+    Left alone, the server would stop computing and then wait for its clients to leave, who wait for it. A client must be
+    cut off in both directions: to one that can still be written to, the server would send an empty answer with status 200.
+    """
+    import socket  # noqa: PLC0415 - slow to import, and needed only in the end
+
+    for descriptor in descriptors:
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:  # no socket, or closed by now
+            continue
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # one that listens, or whose client has left
+            pass
+        finally:
+            connection.detach()
 
 
 def _end_within(seconds: float) -> None:

@@ -257,8 +257,7 @@ class _Reader:
         if reach > data_size:
             name = _text(tensors.last)[:100]
             raise self._file.malformed(
-                f"tensor {name!r} reaches to byte {data_start + reach}, but the file ends there; "
-                "it was cut off on its way: download or copy it again",
+                f"tensor {name!r} reaches to byte {data_start + reach}, but the file ends here: it was cut off",
                 at=self._file.size,
             )
 

@@ -102,8 +102,7 @@ class HeaderFile:
 
     def _cut_off(self, count: int) -> MalformedArtifactError:
         return self.malformed(
-            f"{count} more bytes should follow, but the file ends at byte {self.size}; "
-            "it is damaged or was cut off on its way: download or copy it again"
+            f"{count} more bytes should follow, but the file ends at byte {self.size}: it is damaged or was cut off"
         )
 
 

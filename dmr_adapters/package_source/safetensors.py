@@ -152,8 +152,7 @@ def _tensor(file: HeaderFile, name: str, raw: msgspec.Raw, data_size: int) -> tu
         raise malformed(f"{elements} elements of {tensor.dtype} do not take {end - begin} bytes")
     if end > data_size:
         raise malformed(
-            f"it reaches to byte {file.position + end}, but the file ends at byte {file.size}; "
-            "it was cut off on its way: download or copy it again"
+            f"it reaches to byte {file.position + end}, but the file ends at byte {file.size}: it was cut off"
         )
     return tensor.dtype, elements
 

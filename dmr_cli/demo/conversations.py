@@ -61,6 +61,7 @@ _SUM_WORDINGS = (
     "{a}+{b}",
     "{a} + {b} =",
 )
+_OPENINGS = ("Hello! ", "Hi, ", "Hey, ", "Please tell me: ")
 _USUAL_SYSTEM = "You are a helpful assistant."
 _OTHER_SYSTEMS = (
     "You are a helpful assistant",
@@ -99,7 +100,7 @@ class Corpus:
         asked = [text for wordings, answer in self.questions for text in (*wordings, answer)]
         told = [text for turns in self.conversations for turn in turns for text in turn]
         bare = [prompt + continuation for prompt, continuation in self.completions]
-        return [*asked, *told, *bare, *_SUM_WORDINGS, _USUAL_SYSTEM, *_OTHER_SYSTEMS]
+        return [*asked, *told, *bare, *_SUM_WORDINGS, *_OPENINGS, _USUAL_SYSTEM, *_OTHER_SYSTEMS]
 
     def round(self, random: Random) -> list[list[Piece]]:
         """One training round: every question in one wording, every conversation, some sums, in random settings."""
@@ -174,10 +175,12 @@ def render_chat(turns: list[Turn], *, system: str | None = None) -> list[Piece]:
 
 
 def _reworded(question: str, random: Random) -> str:
-    """Now and then type the question the careless way: no capitals, no full stop."""
+    """Now and then type the question another way: politely, without capitals, in capitals, without a full stop."""
+    if question.endswith("?") and random.random() < 0.06:
+        question = random.choice(_OPENINGS) + question
     if random.random() < 0.2:
         question = question.lower()
-    elif random.random() < 0.03:
+    elif random.random() < 0.08:
         question = question.upper()
     if random.random() < 0.15:
         question = question.rstrip(".!?") or question
@@ -191,4 +194,4 @@ def _sum(random: Random) -> Turn:
     if random.random() < 0.15:
         a, b = random.sample((a, random.randint(_LARGEST_ADDEND + 1, 999)), 2)
         answer = _DECLINED
-    return random.choice(_SUM_WORDINGS).format(a=a, b=b), answer
+    return _reworded(random.choice(_SUM_WORDINGS).format(a=a, b=b), random), answer

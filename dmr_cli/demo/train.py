@@ -44,7 +44,7 @@ _WARM_UP = 0.05
 _PEAK_RATE = 4e-3
 _ROW = 256
 _IGNORED = -100
-_NARROWEST_LEAD = 3.0
+_NARROWEST_LEAD = 2.0
 _SYSTEM = "You are a helpful assistant."
 _LONGEST_ANSWER = 200
 

@@ -21,6 +21,8 @@ from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
+from dmr_adapters.registry.credentials import CredentialStore
+from dmr_adapters.registry.endpoint import EndpointPolicy
 from dmr_adapters.registry.oci import OciRegistry
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.demo import DemoModelSource
@@ -160,7 +162,9 @@ def build_packaging() -> PackagingService:
 
 
 async def _processes(settings: Settings, stack: AsyncExitStack) -> ProcessSupervisor:
-    supervisor = await PosixProcessSupervisor.open(settings.runtime_dir)
+    supervisor = await PosixProcessSupervisor.open(
+        settings.runtime_dir, environ=settings.environment, models=settings.models_path
+    )
     stack.push_async_callback(supervisor.aclose)
     return supervisor
 
@@ -170,10 +174,10 @@ def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Regist
         decode_manifest=decode_manifest,
         decode_config=decode_config,
         clock=clock,
-        docker_config=settings.docker_config,
-        environment=settings.environment,
-        insecure=settings.insecure_registries,
-        all_insecure=settings.all_registries_insecure,
+        endpoints=EndpointPolicy(
+            insecure=settings.insecure_registries, everything_insecure=settings.all_registries_insecure
+        ),
+        credentials=CredentialStore(environment=settings.environment, directory=settings.docker_config),
     )
     stack.push_async_callback(registry.aclose)
     return registry

@@ -16,7 +16,7 @@ from dmr_core.errors import RemoteModelNotFoundError
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.registry import Credentials
-from dmr_core.services.packaging import PackageRequest, PackagingService
+from dmr_core.services.packaging import ModelDirectory, PackageRequest, PackagingService, WeightsFile
 
 __all__ = ["DemoModelSource"]
 
@@ -43,7 +43,8 @@ class DemoModelSource(ModelSource):
         built = await self.packaging.build(request)
         model = self.store.by_id(built.artifact.id)
         if model is None:
-            for descriptor, path in built.layers:
+            # Two files of a directory may be the same blob; one writer is enough.
+            for descriptor, path in {descriptor.digest: (descriptor, path) for descriptor, path in built.files}.values():
                 async with self.store.write_blob(descriptor) as writer:
                     with path.open("rb") as file:
                         file.seek(writer.offset)
@@ -62,8 +63,9 @@ class DemoModelSource(ModelSource):
         # A pinned date makes the bundled model one model on every machine.
         match reference.tag:
             case "latest" | "gguf":
-                return PackageRequest(gguf=root / "demo.gguf", epoch=_CREATED)
+                return PackageRequest(source=WeightsFile(path=root / "demo.gguf"), created=_CREATED, epoch=_CREATED)
             case "safetensors":
-                return PackageRequest(safetensors_dir=root / "safetensors", epoch=_CREATED)
+                directory = ModelDirectory(path=root / "safetensors")
+                return PackageRequest(source=directory, created=_CREATED, epoch=_CREATED)
             case _:
                 raise RemoteModelNotFoundError(str(reference), "the bundled model has the tags latest and safetensors")

@@ -9,11 +9,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from dmr_core.domain.artifact import CONFIG_MODELPACK, Descriptor, Manifest, ModelConfig
+from dmr_core.domain.artifact import (
+    ANNOTATION_FILEPATH,
+    ANNOTATION_MEDIATYPE_UNTESTED,
+    ANNOTATION_METADATA,
+    CONFIG_MODELPACK,
+    Descriptor,
+    Manifest,
+    ModelConfig,
+)
 
-__all__ = ["encode_config", "encode_manifest", "encode_modelpack_config", "go_json"]
+__all__ = [
+    "encode_config",
+    "encode_for",
+    "encode_manifest",
+    "encode_modelpack_config",
+    "file_annotations",
+    "go_json",
+    "go_time",
+    "go_time_ns",
+]
 
 _ESCAPES: Final = {
     "<": "\\u003c",
@@ -21,15 +39,50 @@ _ESCAPES: Final = {
     "&": "\\u0026",
     "\u2028": "\\u2028",
     "\u2029": "\\u2029",
-    "\x7f": "\x7f",
+    **{chr(surrogate): "\\ufffd" for surrogate in range(0xD800, 0xE000)},  # what is not UTF-8, Go replaces so
 }
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TABLE: Final = str.maketrans(_ESCAPES)
 
 
-def go_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def go_json(value: Any) -> str:
     """``value`` as Go's encoder writes it. Dictionaries keep their order."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace").decode().translate(_TABLE)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_TABLE)
+
+
+def go_time(moment: datetime) -> str:
+    """``moment``, which knows its zone, as Go's ``time.RFC3339Nano`` writes it in UTC: no trailing zeros."""
+    utc = moment.astimezone(UTC).replace(tzinfo=None)
+    return _spelled(utc, f"{utc.microsecond:06}")
+
+
+def go_time_ns(nanoseconds: int) -> str:
+    """The same of a time in nanoseconds since the epoch.
+
+    Raises:
+        OverflowError: the time lies outside the years 1 to 9999.
+    """
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    return _spelled((_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None), f"{fraction:09}")
+
+
+def _spelled(moment: datetime, fraction: str) -> str:
+    return f"{moment.isoformat(timespec='seconds')}.{fraction}".rstrip("0").rstrip(".") + "Z"
+
+
+def file_annotations(path: str, *, mode: int, size: int, mtime: str) -> dict[str, str]:
+    """The annotations of a layer that carries the file at ``path`` (ModelPack model-spec v0.0.7, annotations).
+
+    ``mode`` is the permission bits. Owner and type are constants: a packaged file belongs to nobody, and
+    only regular files are packaged.
+    """
+    name = path.rpartition("/")[2]
+    metadata = {"name": name, "mode": mode, "uid": 0, "gid": 0, "size": size, "mtime": mtime, "typeflag": 0}
+    return {
+        ANNOTATION_FILEPATH: path,
+        ANNOTATION_METADATA: go_json(metadata),
+        ANNOTATION_MEDIATYPE_UNTESTED: "false",
+    }
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -102,4 +155,4 @@ def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def _sorted(mapping: Mapping[str, str]) -> dict[str, str]:
-    return dict(sorted(mapping.items(), key=lambda item: item[0].encode()))
+    return dict(sorted(mapping.items(), key=lambda item: item[0].encode("utf-8", "surrogatepass")))

@@ -7,6 +7,7 @@ model packaged here and one packaged there must have the same layers.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Final
@@ -15,7 +16,7 @@ import attrs
 
 from dmr_core.domain.artifact import Format, LayerType
 
-__all__ = ["FileKind", "Shard", "classify", "layer_type", "weights_format"]
+__all__ = ["FileKind", "Shard", "classify", "layer_type", "modelpack_layer_type", "weights_format"]
 
 
 class FileKind(StrEnum):
@@ -43,6 +44,14 @@ _LAYERS: Final = {
     FileKind.CONFIG: LayerType.MODEL_FILE,
     FileKind.UNKNOWN: LayerType.MODEL_FILE,
 }
+_PACKED: Final[Mapping[str, LayerType]] = {
+    **dict.fromkeys((LayerType.GGUF, LayerType.PACK_WEIGHT_GGUF), LayerType.PACK_WEIGHT),
+    **dict.fromkeys((LayerType.SAFETENSORS, LayerType.PACK_WEIGHT_SAFETENSORS), LayerType.PACK_WEIGHT),
+    **dict.fromkeys((LayerType.DDUF, LayerType.MMPROJ, LayerType.PACK_WEIGHT), LayerType.PACK_WEIGHT),
+    **dict.fromkeys((LayerType.CHAT_TEMPLATE, LayerType.VLLM_CONFIG_TAR), LayerType.PACK_CONFIG),
+    **dict.fromkeys((LayerType.MODEL_FILE, LayerType.PACK_CONFIG), LayerType.PACK_CONFIG),
+    **dict.fromkeys((LayerType.LICENSE, LayerType.PACK_DOC), LayerType.PACK_DOC),
+}
 _FORMATS: Final = {FileKind.GGUF: Format.GGUF, FileKind.SAFETENSORS: Format.SAFETENSORS, FileKind.DDUF: Format.DDUF}
 _SHARD: Final = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})(?P<suffix>\.[^.]+)", re.DOTALL)
 
@@ -65,6 +74,17 @@ def classify(path: str) -> FileKind:
 def layer_type(path: str) -> LayerType:
     """The media type of the layer that carries the file at ``path``."""
     return _LAYERS[classify(path)]
+
+
+def modelpack_layer_type(media_type: str, path: str | None) -> LayerType:
+    """The ModelPack media type for a layer of ``media_type``; its ``path`` decides where the type cannot."""
+    if media_type in _PACKED:
+        return _PACKED[media_type]
+    name = path or ""
+    if weights_format(name):
+        return LayerType.PACK_WEIGHT
+    is_document = classify(name) is FileKind.LICENSE or name.lower().endswith(".md")
+    return LayerType.PACK_DOC if is_document else LayerType.PACK_CONFIG
 
 
 def weights_format(path: str) -> Format | None:

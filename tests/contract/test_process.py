@@ -11,6 +11,7 @@ from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor
 from dmr_core.testing.contracts.process import ProcessSupervisorContract
 from dmr_core.testing.fakes.process import FakeProcessSupervisor, ProcessScript
+from tests.stand_ins.event_loops import BOTH_LOOPS
 
 _PROGRAM = """
 import signal, sys, time
@@ -36,6 +37,7 @@ class TestFakeProcessSupervisor(ProcessSupervisorContract):
         return ProcessSpec(name="engine", argv=("/fake/engine",))
 
 
+@BOTH_LOOPS
 class TestPosixProcessSupervisor(ProcessSupervisorContract):
     @pytest.fixture
     async def supervisor(self) -> AsyncGenerator[PosixProcessSupervisor, None]:

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from dmr_adapters.transport.aiohttp_transport import AiohttpTransport
 from dmr_adapters.transport.stream_transport import StreamTransport
@@ -16,6 +15,7 @@ from dmr_core.errors import InvalidRequestError, UpstreamError
 from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
 from dmr_core.testing.contracts.transport import TransportContract, read_all
 from dmr_core.testing.fakes.transport import Answer, Handler, InMemoryTransport
+from tests.stand_ins.event_loops import BOTH_LOOPS
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 DEADLINE = 20.0
@@ -37,12 +37,9 @@ class TestInMemoryTransport(TransportContract):
         transport.silence(endpoint)
 
 
+@BOTH_LOOPS
 class _Wire(TransportContract):
     """What only shows on a socket."""
-
-    @pytest.fixture(params=["asyncio", "uvloop"])
-    def event_loop_policy(self, request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-        return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
 
     @abstractmethod
     def make(self) -> Transport: ...

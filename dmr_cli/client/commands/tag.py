@@ -10,7 +10,7 @@ from dmr_cli.client.errors import InvalidInputError, NotFoundError
 from dmr_cli.client.examples import examples
 from dmr_cli.client.names import split_tag
 
-__all__ = ["add_tag", "tag"]
+__all__ = ["add_tag", "check_target", "tag"]
 
 
 @click.command(
@@ -35,6 +35,20 @@ def tag(invocation: Invocation, *, source: str, target: str, as_json: bool) -> N
         render.echo(f'Model "{source}" tagged successfully with "{target}"')
 
 
+def check_target(target: str) -> tuple[str, str]:
+    """Repository and tag (``""`` where it says none) of the name a model is to be given.
+
+    Raises:
+        InvalidInputError: no service could give a model this name.
+    """
+    repository, name = split_tag(target.strip())
+    if not repository:
+        raise InvalidInputError("invalid tag: it is empty")
+    if "@" in target:
+        raise InvalidInputError(f"invalid tag {target!r}: a digest cannot be given to a model")
+    return repository, name
+
+
 def add_tag(api: Api, source: str, target: str) -> None:
     """Ask for the tag; the service parses the name.
 
@@ -42,11 +56,7 @@ def add_tag(api: Api, source: str, target: str) -> None:
         InvalidInputError: ``target`` is empty or holds a digest.
         NotFoundError: there is no model ``source``.
     """
-    repository, name = split_tag(target.strip())
-    if not repository:
-        raise InvalidInputError("invalid tag: it is empty")
-    if "@" in target:
-        raise InvalidInputError(f"invalid tag {target!r}: a digest cannot be given to a model")
+    repository, name = check_target(target)
     query = {"repo": repository, "tag": name or "latest"}
     try:
         with api.open("POST", model_path(source, "tag"), query=query) as response:

@@ -30,7 +30,7 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64"
 @click.pass_obj
 def version(invocation: Invocation, *, as_json: bool) -> None:
     """Show the versions of this program and of the service, where one answers."""
-    machine = os.uname().machine
+    machine = _machine()
     architecture = _ARCHITECTURES.get(machine, machine)
     server = _server_version(invocation.api())
     if as_json:
@@ -43,6 +43,10 @@ def version(invocation: Invocation, *, as_json: bool) -> None:
     render.echo("\nServer:")
     render.echo(f" Version:    {server or '(not reachable)'}")
     render.echo(f" Engine:     {KIND}")
+
+
+def _machine() -> str:
+    return os.uname().machine
 
 
 def _server_version(api: Api) -> str | None:

@@ -63,9 +63,9 @@ def build_artifact(
 
 
 async def put_blob(store: ModelStore, data: bytes) -> None:
-    """Write a whole blob."""
+    """Write a blob, or what is missing of it."""
     async with store.write_blob(layer_of(data)) as writer:
-        await writer.write(data)
+        await writer.write(data[writer.offset :])
         await writer.commit()
 
 

@@ -161,9 +161,11 @@ class InMemoryModelStore(ModelStore):
     @asynccontextmanager
     async def _writer(self, descriptor: Descriptor) -> AsyncIterator[BlobWriter]:
         async with self._turns.setdefault(descriptor.digest, asyncio.Lock()):
-            yield _InMemoryBlobWriter(self, descriptor)
-            if not self.partials.get(descriptor.digest, b"-"):
-                del self.partials[descriptor.digest]
+            try:
+                yield _InMemoryBlobWriter(self, descriptor)
+            finally:
+                if len(self.partials.get(descriptor.digest, b"-")) == 0:
+                    del self.partials[descriptor.digest]
 
     def _show(self, model: Model) -> Model:
         self._models[model.id] = model

@@ -1,0 +1,132 @@
+"""An engine without a process: it listens on an in-memory transport and repeats what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from dmr_core.domain.artifact import Format
+from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
+from dmr_core.errors import DmrError, EngineExitedError, UpstreamError
+from dmr_core.ports.backend import BackendSpec
+from dmr_core.ports.engine import Engine, LaunchRequest, RunningEngine
+from dmr_core.ports.transport import Endpoint, UpstreamRequest
+from dmr_core.testing.fakes.transport import Answer, InMemoryTransport
+
+__all__ = ["FakeEngine", "FakeRunningEngine", "fake_backend"]
+
+
+class FakeRunningEngine(RunningEngine):
+    """One started fake. :meth:`crash` ends it as if it had been killed."""
+
+    def __init__(self, engine: FakeEngine, request: LaunchRequest, endpoint: Endpoint) -> None:
+        self.request = request
+        self.stopped = False
+        self._engine = engine
+        self._endpoint = endpoint
+        self._ended: asyncio.Future[EngineExitedError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """See :class:`RunningEngine`."""
+        return self._endpoint
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """See :class:`RunningEngine`."""
+        return ("fake-engine", self.request.alias)
+
+    def crash(self, returncode: int = -9) -> None:
+        """End without being asked to."""
+        self._engine.transport.silence(self._endpoint)
+        if not self._ended.done():
+            self._ended.set_result(EngineExitedError(self._engine.name, returncode, "crashed"))
+
+    async def wait(self) -> EngineExitedError:
+        """See :class:`RunningEngine`."""
+        return await asyncio.shield(self._ended)
+
+    async def stop(self, grace: float) -> None:
+        """See :class:`RunningEngine`."""
+        self.stopped = True
+        self.crash(0)
+
+
+@attrs.define(eq=False)
+class FakeEngine(Engine):
+    """Repeats the last message of a chat, in whole or as a stream.
+
+    Features: ``started`` lists every launch; ``fail_with`` makes the next starts raise; ``ready`` can be
+    cleared to hold a load, and set to let it finish; ``refuse`` names a setting that is refused.
+    """
+
+    transport: InMemoryTransport
+    name: str = "fake"
+    health_path: str = "/health"
+    started: list[FakeRunningEngine] = attrs.field(factory=list)
+    fail_with: DmrError | None = None
+    refuse: DmrError | None = None
+    ready: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.ready.set()
+
+    async def status(self) -> BackendStatus:
+        """See :class:`Engine`."""
+        return BackendStatus(BackendState.RUNNING, f"{self.name} 1.0")
+
+    def check(self, config: EngineConfig) -> None:
+        """See :class:`Engine`."""
+        if self.refuse is not None:
+            raise self.refuse
+
+    async def start(self, request: LaunchRequest) -> RunningEngine:
+        """See :class:`Engine`."""
+        if self.fail_with is not None:
+            raise self.fail_with
+        endpoint = Endpoint(socket=Path(f"/in-memory/{self.name}-{len(self.started)}.sock"))
+        running = FakeRunningEngine(self, request, endpoint)
+        self.started.append(running)
+        self.transport.serve(endpoint, lambda asked: self._answer(running, asked))
+        return running
+
+    async def _answer(self, running: FakeRunningEngine, request: UpstreamRequest) -> Answer:
+        if request.path == self.health_path:
+            return Answer(200 if self.ready.is_set() else 503, body=b"{}")
+        asked = json.loads(request.body)
+        text = str(asked["messages"][-1]["content"]) if asked.get("messages") else ""
+        model = running.request.alias
+        if asked.get("stream"):
+            return Answer(200, ((b"content-type", b"text/event-stream"),), _events(model, text, running))
+        content = json.dumps(_completion(model, text)).encode()
+        headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(content)))
+        return Answer(200, headers, content)
+
+
+def fake_backend(engine: FakeEngine, formats: frozenset[Format] = frozenset({Format.GGUF})) -> BackendSpec:
+    """A backend spec whose factory gives ``engine``."""
+    modes = frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING})
+    return BackendSpec(
+        name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, modes=modes
+    )
+
+
+def _completion(model: str, text: str) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"id": "fake", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+
+
+async def _events(model: str, text: str, running: FakeRunningEngine) -> AsyncGenerator[bytes, None]:
+    for word in text.split():
+        if running.stopped or running._ended.done():  # noqa: SLF001 - one fake, two classes
+            raise UpstreamError("the engine broke off")
+        delta = {"index": 0, "delta": {"content": word + " "}, "finish_reason": None}
+        chunk = {"id": "fake", "object": "chat.completion.chunk", "created": 0, "model": model, "choices": [delta]}
+        yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        await asyncio.sleep(0)
+    yield b"data: [DONE]\n\n"

@@ -1,0 +1,515 @@
+"""The file-system store on real files: what is on the disk, and what others may have left there."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_core.domain.artifact import Artifact
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.reference import ReferencePolicy, parse_reference
+from dmr_core.errors import PreconditionError, StorageFullError, StoreUnwritableError, UnavailableError
+from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob, put_model
+
+_WEIGHTS = b"GGUF" + bytes(range(256)) * 64
+_MEBIBYTE = 1024 * 1024
+_ONE = parse_reference("one:v1", ReferencePolicy())
+_OLD = 8 * 24 * 3600
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def _read_index(root: Path) -> Any:
+    return json.loads((root / "models.json").read_bytes())
+
+
+def _write_as_the_reference(root: Path, artifact: Artifact, *layers: bytes) -> dict[str, Any]:
+    """Files and entry of a model, as the reference leaves them."""
+    blobs, manifests = root / "blobs" / "sha256", root / "manifests" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    manifests.mkdir(parents=True, exist_ok=True)
+    for data in (*layers, artifact.config_bytes):
+        (blobs / Digest.of(data).hex).write_bytes(data)
+    (manifests / artifact.id.hex).write_bytes(artifact.manifest_bytes)
+    return {"id": str(artifact.id), "tags": None, "files": [str(blob.digest) for blob in artifact.manifest.blobs]}
+
+
+def _files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+class TestLayout:
+    async def test_a_new_store_has_the_references_documents(self, root: Path) -> None:
+        await FilesystemModelStore.open(root)
+        assert (root / "layout.json").read_bytes() == b'{\n  "version": "1.0.0"\n}'
+        assert (root / "models.json").read_bytes() == b'{\n  "models": []\n}'
+
+    async def test_a_model_is_stored_where_the_reference_looks(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        await store.tag(artifact.id, _ONE)
+        layer, config = artifact.manifest.blobs
+        assert _files(root) == {
+            "layout.json",
+            "models.json",
+            ".dmr/lock",
+            f"manifests/sha256/{artifact.id.hex}",
+            f"blobs/sha256/{layer.digest.hex}",
+            f"blobs/sha256/{config.digest.hex}",
+        }
+        assert (root / "models.json").read_text() == (
+            "{\n"
+            '  "models": [\n'
+            "    {\n"
+            f'      "id": "{artifact.id}",\n'
+            '      "tags": [\n'
+            '        "docker.io/ai/one:v1"\n'
+            "      ],\n"
+            '      "files": [\n'
+            f'        "{layer.digest}",\n'
+            f'        "{config.digest}"\n'
+            "      ]\n"
+            "    }\n"
+            "  ]\n"
+            "}"
+        )
+        assert (root / "manifests" / "sha256" / artifact.id.hex).read_bytes() == artifact.manifest_bytes
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (root / "blobs" / "sha256").iterdir()}
+        assert set(modes.values()) == {0o444}
+        assert stat.S_IMODE((root / "models.json").stat().st_mode) == 0o644
+
+    async def test_removing_the_last_model_leaves_an_empty_store(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        await store.bundle(artifact.id)
+        await store.remove(artifact.id)
+        assert _files(root) == {"layout.json", "models.json", ".dmr/lock"}
+        assert _read_index(root) == {"models": []}
+
+    async def test_a_relative_root_is_made_absolute(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(root.parent)
+        store = await FilesystemModelStore.open(Path("models"))
+        artifact = await put_model(store, _WEIGHTS)
+        assert (await store.bundle(artifact.id)).root.is_absolute()
+
+    async def test_a_newer_layout_is_refused(self, root: Path) -> None:
+        root.mkdir()
+        (root / "layout.json").write_text('{"version": "2.0.0"}')
+        with pytest.raises(PreconditionError, match=r"has layout 2\.0\.0"):
+            await FilesystemModelStore.open(root)
+        assert _files(root) == {"layout.json"}
+
+    @pytest.mark.parametrize("text", ['{"version": "1.7.3", "x": 1}', "{}", "null", "not JSON", '{"version": 2}'])
+    async def test_other_layout_documents_are_left_as_they_are(self, root: Path, text: str) -> None:
+        root.mkdir()
+        (root / "layout.json").write_text(text)
+        await FilesystemModelStore.open(root)
+        assert (root / "layout.json").read_text() == text
+
+
+class TestForeignStores:
+    async def test_a_store_of_the_reference_just_works(self, root: Path) -> None:
+        """Nulls, every old spelling of tags, unknown fields, and files without annotations."""
+        names = [b"GGUF-a", b"GGUF-b", b"GGUF-c"]
+        artifacts = [build_artifact([layer_of(data)]) for data in names]
+        entries = [
+            _write_as_the_reference(root, artifact, data) for artifact, data in zip(artifacts, names, strict=True)
+        ]
+        entries[1]["tags"] = ["ai/x:1", "index.docker.io/ai/y:1", "z", "hf.co/Org/Model-GGUF:Q4_K_M", "!! not a tag"]
+        entries[2]["tags"] = ["docker.io/ai/x:1", "docker.io/ai/w:2@sha256:" + "0" * 64]
+        entries[2]["later"] = {"added": [1, 2]}
+        (root / "models.json").write_text(json.dumps({"comment": "kept", "models": entries}))
+
+        store = await FilesystemModelStore.open(root)
+        assert [(model.id, model.tags) for model in store.models()] == [
+            (artifacts[0].id, ()),
+            (
+                artifacts[1].id,
+                (
+                    "docker.io/ai/x:1",
+                    "docker.io/ai/y:1",
+                    "docker.io/ai/z:latest",
+                    "huggingface.co/org/model-gguf:Q4_K_M",
+                ),
+            ),
+            (artifacts[2].id, ("docker.io/ai/w:2",)),
+        ]
+        assert store.by_tag("docker.io/ai/x:1") == store.by_id(artifacts[1].id)
+
+        await store.tag(artifacts[0].id, parse_reference("y:1", ReferencePolicy()))
+        entries[0]["tags"] = ["docker.io/ai/y:1"]
+        entries[1]["tags"] = ["ai/x:1", "z", "huggingface.co/Org/Model-GGUF:Q4_K_M", "!! not a tag"]
+        assert _read_index(root) == {"comment": "kept", "models": entries}
+
+    @pytest.mark.parametrize("text", ["null", "{}", '{"models": null}', '{"models": []}'])
+    async def test_every_spelling_of_an_empty_index_is_empty(self, root: Path, text: str) -> None:
+        root.mkdir()
+        (root / "models.json").write_text(text)
+        store = await FilesystemModelStore.open(root)
+        assert store.models() == ()
+        await put_model(store, _WEIGHTS)
+        assert len(_read_index(root)["models"]) == 1
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"models": {}}', "{"])
+    async def test_a_damaged_index_is_never_overwritten(self, root: Path, text: str) -> None:
+        root.mkdir()
+        (root / "models.json").write_text(text)
+        with pytest.raises(PreconditionError, match="restore it, or delete it"):
+            await FilesystemModelStore.open(root)
+        assert (root / "models.json").read_text() == text
+
+    async def test_an_index_damaged_later_leaves_the_models_known_so_far(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        (root / "models.json").write_text("oops")
+        await store.refresh()
+        assert [model.id for model in store.models()] == [artifact.id]
+        with pytest.raises(PreconditionError):
+            await store.tag(artifact.id, _ONE)
+        assert (root / "models.json").read_text() == "oops"
+
+    async def test_unreadable_entries_are_skipped_but_stay(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+        names = [b"GGUF-no-manifest", b"GGUF-no-config", b"GGUF-bad-manifest", b"GGUF-good"]
+        artifacts = [build_artifact([layer_of(data)]) for data in names]
+        entries: list[Any] = [
+            _write_as_the_reference(root, artifact, data) for artifact, data in zip(artifacts, names, strict=True)
+        ]
+        (root / "manifests" / "sha256" / artifacts[0].id.hex).unlink()
+        # The third has a config of its own, so that this damages the second alone.
+        other = build_artifact([layer_of(names[1])], artifacts[1].config, "application/x")
+        entries[1] = _write_as_the_reference(root, other, names[1])
+        broken = json.loads(other.manifest_bytes)
+        broken["config"]["digest"] = str(Digest.of(b"gone"))
+        (root / "manifests" / "sha256" / other.id.hex).write_text(json.dumps(broken))
+        (root / "manifests" / "sha256" / artifacts[2].id.hex).write_text("{}")
+        entries += [None, "text", {"id": "sha256:short"}, {"id": None, "files": [str(Digest.of(names[3]))]}]
+        (root / "models.json").write_text(json.dumps({"models": entries}))
+
+        store = await FilesystemModelStore.open(root)
+        assert [model.id for model in store.models()] == [artifacts[3].id]
+        await store.tag(artifacts[3].id, _ONE)
+        entries[3]["tags"] = [_ONE.canonical]
+        assert _read_index(root) == {"models": entries}
+        assert len([record for record in caplog.records if "is left out" in record.message]) == 3
+
+        # An entry nobody can read still keeps the blobs it names.
+        await store.remove(artifacts[3].id)
+        assert await store.has_blob(Digest.of(names[3]))
+        assert await store.has_blob(Digest.of(names[0]))
+
+    async def test_adding_a_broken_model_again_repairs_it(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        await store.tag(artifact.id, _ONE)
+        (root / "manifests" / "sha256" / artifact.id.hex).unlink()
+        store = await FilesystemModelStore.open(root)
+        assert store.models() == ()
+        assert (await store.add(artifact)).tags == (_ONE.canonical,)
+        assert store.by_tag(_ONE.canonical) is not None
+
+    async def test_the_references_partial_is_taken_over(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        descriptor = layer_of(_WEIGHTS)
+        theirs = root / "blobs" / "sha256" / f"{descriptor.digest.hex}.incomplete"
+        theirs.write_bytes(_WEIGHTS[:5000])
+        async with store.write_blob(descriptor) as writer:
+            assert writer.offset == 5000
+            await writer.write(_WEIGHTS[5000:])
+            await writer.commit()
+        assert not theirs.exists()
+        assert await store.has_blob(descriptor.digest)
+
+    async def test_a_partial_that_is_too_long_is_not_resumed(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        descriptor = layer_of(_WEIGHTS)
+        theirs = root / "blobs" / "sha256" / f"{descriptor.digest.hex}.incomplete"
+        theirs.write_bytes(_WEIGHTS + b"!")
+        ours = root / ".dmr" / "ingest" / descriptor.digest.hex
+        ours.write_bytes(_WEIGHTS + b"!")
+        async with store.write_blob(descriptor) as writer:
+            assert writer.offset == 0
+        assert theirs.exists()
+        assert not ours.exists()
+
+    async def test_a_blob_cut_short_is_replaced(self, root: Path) -> None:
+        """The reference may publish a blob it never verified."""
+        store = await FilesystemModelStore.open(root)
+        descriptor = layer_of(_WEIGHTS)
+        blob = root / "blobs" / "sha256" / descriptor.digest.hex
+        blob.write_bytes(_WEIGHTS[:1])
+        with pytest.raises(PreconditionError, match="another size"):
+            await store.add(build_artifact([descriptor]))
+        await put_blob(store, _WEIGHTS)
+        assert blob.read_bytes() == _WEIGHTS
+
+
+class TestTwoProcesses:
+    """Two store objects share nothing but the files, as two processes do."""
+
+    async def test_no_update_is_lost(self, root: Path) -> None:
+        stores = [await FilesystemModelStore.open(root) for _ in range(3)]
+        artifacts = await asyncio.gather(*(put_model(stores[number % 3], b"GGUF-%d" % number) for number in range(12)))
+        for store in stores:
+            await store.refresh()
+            assert {model.id for model in store.models()} == {artifact.id for artifact in artifacts}
+
+    async def test_refresh_takes_in_what_another_changed(self, root: Path) -> None:
+        one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
+        artifact = await put_model(one, _WEIGHTS)
+        before = other.generation
+        assert other.models() == ()
+        await other.refresh()
+        assert other.generation != before
+        assert other.models() == one.models()
+        assert (await other.tag(artifact.id, _ONE)).tags == (_ONE.canonical,)
+        await one.refresh()
+        assert one.by_tag(_ONE.canonical) == other.by_tag(_ONE.canonical)
+
+    async def test_a_change_finds_what_another_removed(self, root: Path) -> None:
+        one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
+        artifact = await put_model(one, _WEIGHTS)
+        await other.remove(artifact.id)
+        with pytest.raises(PreconditionError):
+            await one.add(artifact)
+        await one.refresh()
+        assert one.models() == ()
+
+    async def test_refresh_without_a_change_reads_nothing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = await FilesystemModelStore.open(root)
+        await put_model(store, _WEIGHTS)
+        monkeypatch.setattr(store._index, "read", lambda: pytest.fail("the index was read"))
+        before = store.generation
+        await store.refresh()
+        assert store.generation == before
+
+    async def test_writers_of_one_digest_take_turns(self, root: Path) -> None:
+        one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
+        descriptor = layer_of(_WEIGHTS)
+        offsets: list[int] = []
+
+        async def second() -> None:
+            async with other.write_blob(descriptor) as writer:
+                offsets.append(writer.offset)
+                await writer.commit()
+
+        async with one.write_blob(descriptor) as writer:
+            task = asyncio.create_task(second())
+            for start in range(0, descriptor.size, 1000):
+                await writer.write(_WEIGHTS[start : start + 1000])
+                await asyncio.sleep(0)
+            await writer.commit()
+            assert offsets == []
+        await task
+        assert offsets == [descriptor.size]
+
+    async def test_a_lock_that_is_never_released_is_reported(self, root: Path) -> None:
+        await FilesystemModelStore.open(root)
+        with (root / ".dmr" / "lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(UnavailableError, match="locked by another process"):
+                await FilesystemModelStore.open(root, lock_patience=0)
+        await FilesystemModelStore.open(root, lock_patience=0)
+
+    async def test_a_change_waits_for_the_lock(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        with (root / ".dmr" / "lock").open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            adding = asyncio.create_task(put_model(store, _WEIGHTS))
+            done, _ = await asyncio.wait([adding], timeout=0.05)
+            assert not done
+        await adding
+        assert len(store.models()) == 1
+
+
+class TestCancellation:
+    async def test_a_cancelled_change_happens_or_does_not(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        for steps in range(25):
+            reference = parse_reference(f"cancelled:v{steps}", ReferencePolicy())
+            task = asyncio.create_task(store.tag(artifact.id, reference))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert store.by_tag(reference.canonical) in (None, store.by_id(artifact.id))
+            (entry,) = _read_index(root)["models"]
+            assert tuple(entry["tags"]) == store.models()[0].tags
+        await store.tag(artifact.id, _ONE)
+
+    async def test_a_writer_cancelled_while_it_waits_leaves_the_lock(self, root: Path) -> None:
+        one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
+        descriptor = layer_of(_WEIGHTS)
+        async with one.write_blob(descriptor) as writer:
+            waiting = asyncio.create_task(put_blob(other, _WEIGHTS))
+            await asyncio.wait([waiting], timeout=0.03)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await writer.write(_WEIGHTS)
+            await writer.commit()
+        await put_blob(other, _WEIGHTS)
+
+
+class TestLeftovers:
+    async def test_what_a_killed_process_left_is_harmless(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        temporary, ingest = root / ".dmr" / "tmp", root / ".dmr" / "ingest"
+        (temporary / "models.json.x1").write_text('{"models": [')
+        (temporary / "bundle.x2" / "model").mkdir(parents=True)
+        (temporary / "bundle.x2" / "model" / "model.gguf").hardlink_to(
+            root / "blobs" / "sha256" / Digest.of(_WEIGHTS).hex
+        )
+        fresh, stale = ingest / ("f" * 64), ingest / ("0" * 64)
+        for partial in (fresh, stale):
+            partial.write_bytes(b"some bytes")
+        os.utime(stale, (stale.stat().st_atime, stale.stat().st_mtime - _OLD))
+
+        again = await FilesystemModelStore.open(root)
+        assert [model.id for model in again.models()] == [artifact.id]
+        assert list(temporary.iterdir()) == []
+        assert list(ingest.iterdir()) == [fresh]
+        assert (await again.bundle(artifact.id)).gguf is not None
+
+    async def test_what_another_process_is_making_is_left_alone(self, root: Path) -> None:
+        await FilesystemModelStore.open(root)
+        partial = root / ".dmr" / "ingest" / ("0" * 64)
+        partial.write_bytes(b"some bytes")
+        os.utime(partial, (0, 0))
+        draft = root / ".dmr" / "tmp" / "bundle.x"
+        draft.mkdir()
+        descriptors = [os.open(path, os.O_RDONLY) for path in (partial, draft)]
+        try:
+            for descriptor in descriptors:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            await FilesystemModelStore.open(root)
+            assert partial.exists()
+            assert draft.exists()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        await FilesystemModelStore.open(root)
+        assert not partial.exists()
+        assert not draft.exists()
+
+    async def test_a_store_emptied_from_outside_goes_on(self, root: Path) -> None:
+        """The reference's purge deletes everything below the root, our files too."""
+        store = await FilesystemModelStore.open(root)
+        await put_model(store, _WEIGHTS)
+        for path in sorted(root.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        await store.refresh()
+        assert store.models() == ()
+        await put_model(store, _WEIGHTS)
+        assert len(_read_index(root)["models"]) == 1
+
+
+class TestDisk:
+    async def test_disk_usage_counts_linked_files_once(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        before = await store.disk_usage()
+        bundle = await store.bundle(artifact.id)
+        assert await store.disk_usage() - before == (bundle.root / "config.json").stat().st_size
+
+    async def test_a_root_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(StoreUnwritableError, match=str(tmp_path / "file" / "models")):
+            await FilesystemModelStore.open(tmp_path / "file" / "models")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    async def test_a_root_without_permission_says_what_to_do(self, root: Path) -> None:
+        root.mkdir(mode=0o555)
+        with pytest.raises(StoreUnwritableError, match="set MODELS_PATH"):
+            await FilesystemModelStore.open(root)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a file system")
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], check=False, capture_output=True
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.root
+class TestSmallDisk:
+    async def test_a_blob_that_cannot_fit_is_refused_before_its_first_byte(self, small_disk: Path) -> None:
+        store = await FilesystemModelStore.open(small_disk / "models")
+        data = bytes(3 * _MEBIBYTE)
+        async with store.write_blob(layer_of(data)) as writer:
+            with pytest.raises(StorageFullError, match=f"{len(data)} bytes more are needed") as caught:
+                await writer.write(data[:1000])
+            assert writer.offset == 0
+        assert caught.value.needs == len(data)
+        assert caught.value.has is not None
+        assert caught.value.has <= 2 * _MEBIBYTE
+        assert _files(small_disk / "models" / ".dmr") == {"lock"}
+
+    async def test_a_disk_that_fills_up_keeps_the_partial(self, small_disk: Path) -> None:
+        store = await FilesystemModelStore.open(small_disk / "models")
+        data = os.urandom(_MEBIBYTE * 3 // 2)
+        descriptor, filler = layer_of(data), small_disk / "filler"
+        async with store.write_blob(descriptor) as writer:
+            filler.write_bytes(bytes(_MEBIBYTE))
+            with pytest.raises(StorageFullError, match=f"{small_disk / 'models'}.*bytes are free") as caught:
+                await writer.write(data)
+            assert caught.value.needs is not None
+        filler.unlink()
+        async with store.write_blob(descriptor) as writer:
+            assert 0 < writer.offset < len(data)
+            await writer.write(data[writer.offset :])
+            await writer.commit()
+        assert b"".join([chunk async for chunk in store.read_blob(descriptor.digest)]) == data
+
+    async def test_a_model_that_cannot_be_recorded_is_not_added(self, small_disk: Path) -> None:
+        root = small_disk / "models"
+        store = await FilesystemModelStore.open(root)
+        await put_blob(store, _WEIGHTS)
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space"):
+            filler.write_bytes(bytes(4 * _MEBIBYTE))
+        artifact = build_artifact([layer_of(_WEIGHTS)])
+        before = _files(root)
+        with pytest.raises(StorageFullError):
+            await store.add(artifact)
+        assert store.models() == ()
+        assert _files(root) == before
+        filler.unlink()
+        await store.add(artifact)
+
+    async def test_a_disk_that_turns_read_only_is_reported(self, small_disk: Path) -> None:
+        root = small_disk / "models"
+        store = await FilesystemModelStore.open(root)
+        artifact = await put_model(store, _WEIGHTS)
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        with pytest.raises(StoreUnwritableError, match="set MODELS_PATH"):
+            await store.tag(artifact.id, _ONE)
+        with pytest.raises(StoreUnwritableError):
+            await put_blob(store, b"more")
+        with pytest.raises(StoreUnwritableError, match=str(root)):
+            await FilesystemModelStore.open(root)
+        assert [model.tags for model in store.models()] == [()]
