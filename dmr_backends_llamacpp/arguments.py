@@ -82,7 +82,7 @@ def server_arguments(request: LaunchRequest, base: tuple[str, ...], socket: Path
             if bundle.chat_template is not None:
                 words += ["--chat-template-file", str(bundle.chat_template)]
         case EngineMode.EMBEDDING:
-            words += ["--embeddings"]
+            words += ["--embeddings", *_pooling(request)]
         case EngineMode.RERANKING:
             words += ["--embeddings", "--reranking"]
         case _:
@@ -106,6 +106,13 @@ def server_arguments(request: LaunchRequest, base: tuple[str, ...], socket: Path
         if config.speculative.min_acceptance_rate:
             words += ["--spec-draft-p-min", f"{config.speculative.min_acceptance_rate:.2f}"]
     return tuple(words)
+
+
+def _pooling(request: LaunchRequest) -> tuple[str, ...]:
+    """A chat model does not say how to pool its tokens, and llama.cpp then refuses to embed: take their mean."""
+    told = any(key.endswith(".pooling_type") for key in request.model.config.gguf)
+    chosen = any(word.partition("=")[0] == "--pooling" for word in request.config.runtime_flags)
+    return () if told or chosen else ("--pooling", "mean")
 
 
 def _is_flag(word: str) -> bool:

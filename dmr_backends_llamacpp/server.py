@@ -2,9 +2,9 @@
 
 Exit status: 0 after SIGTERM or SIGINT, 1 when the model or the address cannot be used, 2 for a wrong command line.
 
-xllamacpp keeps the interpreter's lock while it loads a model and while it shuts down, so no Python code runs then. While
-it loads, the signals keep their default effect and end the process at once; nothing has been served that would need
-finishing. While it shuts down, a watchdog that needs no interpreter sees to it that the process ends.
+xllamacpp keeps the interpreter's lock while it loads a model and while it shuts down, so no Python code runs then.
+While it loads, the signals keep their default effect and end the process at once; nothing has been served that would
+need finishing. While it shuts down, a watchdog that needs no interpreter sees to it that the process ends.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def _serve(options: ServerOptions, began: float) -> int:
         server = xllamacpp.Server(params)
     except (RuntimeError, MemoryError) as error:
         _unlink(options.socket_paths)
-        reason = "the lines above say why" if str(error).startswith("Failed to init server") else str(error)
-        raise _StartError(f"failed to load model {options.model_path!r}: {reason}") from error
+        _await_log()
+        raise _StartError(_diagnosis(options)) from error
 
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     for number in _ENDING:
@@ -88,6 +88,42 @@ def _serve(options: ServerOptions, began: float) -> int:
     return 0
 
 
+def _await_log() -> None:
+    """Let xllamacpp's log come to rest: its own thread writes it, in pieces that another line would fall between."""
+    tasks, ourselves = "/proc/self/task", str(os.getpid())
+    for _ in range(100):
+        time.sleep(0.01)
+        try:
+            if all(_sleeps(task) for task in os.listdir(tasks) if task != ourselves):  # noqa: PTH208 - pathlib is slow
+                return
+        except FileNotFoundError:  # a thread that has just ended, or no Linux: then the waiting must do
+            continue
+
+
+def _sleeps(task: str) -> bool:
+    with open(f"/proc/self/task/{task}/stat", "rb") as file:  # noqa: PTH123 - importing pathlib costs milliseconds
+        return file.read().rpartition(b") ")[2].startswith(b"S")
+
+
+def _diagnosis(options: ServerOptions) -> str:
+    """Which of two failures it was: xllamacpp raises the same error for an address as for a model."""
+    import socket  # noqa: PLC0415 - slow to import, and needed only now
+
+    port = options.values["port"]
+    for host in options.hostnames:
+        local = host in options.socket_paths
+        family = socket.AF_UNIX if local else socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            try:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(host if local else (host, port))
+            except OSError as error:
+                return f"cannot listen on {host if local else f'{host}:{port}'!r}: {error.strerror}"
+        if local:
+            _unlink((host,))
+    return f"failed to load model {options.model_path!r}: the lines above say why"
+
+
 def _noted(_number: int, _frame: object) -> None:
     """Do nothing: the byte that Python wrote to the pipe is the message."""
 
@@ -99,8 +135,9 @@ def _descriptors() -> frozenset[int]:
 def _hang_up(descriptors: frozenset[int]) -> None:
     """End what clients are still being answered.
 
-    Left alone, the server would stop computing and then wait for its clients to leave, who wait for it. A client must be
-    cut off in both directions: to one that can still be written to, the server would send an empty answer with status 200.
+    Left alone, the server would stop computing and then wait for its clients to leave, who wait for it. A client must
+    be cut off in both directions: to one that it can still write to, the server would send an empty answer with
+    status 200.
     """
     import socket  # noqa: PLC0415 - slow to import, and needed only in the end
 
@@ -110,8 +147,11 @@ def _hang_up(descriptors: frozenset[int]) -> None:
         except OSError:  # no socket, or closed by now
             continue
         try:
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError:  # one that listens, or whose client has left
+            if not connection.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            ):  # the server closes its own listeners
+                connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # the client has left
             pass
         finally:
             connection.detach()

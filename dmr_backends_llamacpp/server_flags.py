@@ -211,12 +211,13 @@ def _assign(values: dict[str, object], path: str, value: object) -> None:
 
 def _settle(values: dict[str, object], problems: list[str]) -> dict[str, object]:
     """Turn what several flags say together, or what depends on the working directory, into single values."""
-    hosts = values["hostnames"]
-    assert isinstance(hosts, tuple)  # noqa: S101 - the table has no other reader for it
-    values["hostnames"] = tuple(os.path.abspath(host) if host.endswith(".sock") else host for host in hosts)  # noqa: PTH100 - text in, text out
+    given = values["hostnames"]
+    assert isinstance(given, tuple)  # noqa: S101 - the table has no other reader for it
+    hosts = tuple(_absolute(host) if host.endswith(".sock") else host for host in given)
+    values["hostnames"] = hosts
     problems.extend(
         f"--host: expected a socket path of at most {_SOCKET_PATH_LIMIT} bytes, not {path!r}"
-        for path in values["hostnames"]
+        for path in hosts
         if path.endswith(".sock") and len(os.fsencode(path)) > _SOCKET_PATH_LIMIT
     )
     if ("ssl_file_key" in values) != ("ssl_file_cert" in values):
@@ -239,6 +240,10 @@ def _settle(values: dict[str, object], problems: list[str]) -> dict[str, object]
     if mode:
         values.setdefault("load_mode", EnumValue("llama_load_mode", f"LLAMA_LOAD_MODE_{mode}"))
     return values
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - importing pathlib costs milliseconds
 
 
 def _load_mode(mapped: object, locked: object, direct: object) -> str:

@@ -131,9 +131,7 @@ def _check_file(path: Path) -> os.stat_result:
     return status
 
 
-def _describe(
-    path: Path, name: RelativePath, report: Callable[[int], None], abandoned: threading.Event
-) -> SourceFile:
+def _describe(path: Path, name: RelativePath, report: Callable[[int], None], abandoned: threading.Event) -> SourceFile:
     before = _check_file(path)
     try:
         with path.open("rb", buffering=0) as file:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final
 
@@ -46,6 +47,7 @@ class PosixProcess(SupervisedProcess):
         token: str,
         output: tuple[OutputPump, LineLog],
         redact: Redactor,
+        threads: Executor,
         on_gone: Callable[[PosixProcess], None],
     ) -> None:
         self.pid = popen.pid
@@ -55,6 +57,7 @@ class PosixProcess(SupervisedProcess):
         self._popen = popen
         self._pump, self._lines = output
         self._redact = redact
+        self._threads = threads
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
@@ -139,7 +142,7 @@ class PosixProcess(SupervisedProcess):
         """End what the child left, within the grace it was given, then reap it."""
         quarry = Quarry(tokens=frozenset({self.token}), since=self.start_time or 0, session=self.pid)
         pause = _FIRST_PAUSE
-        while found := await self._loop.run_in_executor(None, process_table.find, quarry):
+        while found := await self._loop.run_in_executor(self._threads, process_table.find, quarry):
             if self._kill_at is None or self._loop.time() >= self._kill_at:
                 self._signal_group(signal.SIGKILL)
                 process_table.kill(found, quarry)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -52,9 +53,12 @@ class PosixProcessSupervisor(ProcessSupervisor):
     of the parent-death signal is the thread that forked, so children die when that thread ends.
     """
 
-    def __init__(self, directory: RuntimeDirectory, *, environ: Mapping[str, str], redact: Redactor) -> None:
+    def __init__(
+        self, directory: RuntimeDirectory, *, environ: Mapping[str, str], redact: Redactor, threads: Executor
+    ) -> None:
         """Use :meth:`open`."""
         self._directory = directory
+        self._threads = threads
         self._environ = environ
         self._redact = redact
         self._children: set[PosixProcess] = set()
@@ -76,8 +80,16 @@ class PosixProcessSupervisor(ProcessSupervisor):
         places = {Path(variables.get("HOME") or Path.home()): "~"}
         if models is not None:
             places[models] = "models"
-        directory = await asyncio.to_thread(_take_directory, base, variables)
-        return cls(directory, environ=variables, redact=Redactor(places))
+        # Our own, as looking through all processes should not wait behind whatever else uses threads.
+        threads = ThreadPoolExecutor(1, thread_name_prefix="process-table")
+        taking = asyncio.get_running_loop().run_in_executor(threads, _take_directory, base, variables)
+        try:
+            directory = await asyncio.shield(taking)
+        except BaseException:
+            taking.add_done_callback(_give_up)
+            threads.shutdown(wait=False)
+            raise
+        return cls(directory, environ=variables, redact=Redactor(places), threads=threads)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,7 +136,13 @@ class PosixProcessSupervisor(ProcessSupervisor):
         try:
             pump = OutputPump(pipe, lines)
             child = PosixProcess(
-                popen, name=name, token=token, output=(pump, lines), redact=self._redact, on_gone=self._forget
+                popen,
+                name=name,
+                token=token,
+                output=(pump, lines),
+                redact=self._redact,
+                threads=self._threads,
+                on_gone=self._forget,
             )
         except BaseException:  # out of descriptors, say
             os.killpg(popen.pid, signal.SIGKILL)
@@ -157,6 +175,8 @@ class PosixProcessSupervisor(ProcessSupervisor):
                 _log.error("%s", failure)
         # What would not die keeps its record, for the next daemon to try again.
         self._directory.close(remove=not self._children)
+        if not self._children:
+            self._threads.shutdown()
 
     def _forget(self, child: PosixProcess) -> None:
         self._children.discard(child)
@@ -168,6 +188,11 @@ def _take_directory(base: Path | None, environ: Mapping[str, str]) -> RuntimeDir
     with base_locked(base):
         sweep(base)
         return RuntimeDirectory(base)
+
+
+def _give_up(taking: asyncio.Future[RuntimeDirectory]) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        taking.result().close()
 
 
 def _spawn(spec: ProcessSpec, environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:

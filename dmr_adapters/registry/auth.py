@@ -154,21 +154,21 @@ class Authorizer:
 
     async def _choose(self, challenges: Sequence[Challenge], *, again: bool) -> Authorization | None:
         offers = {challenge.scheme: challenge for challenge in reversed(challenges)}
-        if self._request is not None and self._request_untried and offers:
+        if not offers:
+            return None
+        if self._request is not None and self._request_untried:
             self._request_untried = False
             token = _sendable(self._request.bearer_token, f"the token for registry {self._endpoint.registry!r}")
             return Authorization(f"Bearer {token}", last_resort="bearer" not in offers)
-        secret = await self._credentials()
         if "bearer" in offers:
-            return await self._bearer(offers["bearer"].parameters, secret, again=again)
+            return await self._bearer(offers["bearer"].parameters, await self._credentials(), again=again)
         if "basic" in offers:
+            secret = await self._credentials()
             return Authorization(secret.header, last_resort=True) if isinstance(secret, Login) else None
-        if offers:
-            names = ", ".join(sorted(offers))
-            raise RegistryError(
-                f"registry {self._endpoint.registry!r} wants {names} authentication; dmr has Basic and Bearer"
-            )
-        return None
+        names = ", ".join(sorted(offers))
+        raise RegistryError(
+            f"registry {self._endpoint.registry!r} wants {names} authentication; dmr knows Basic and Bearer"
+        )
 
     async def _credentials(self) -> Secret | None:
         if self._request is not None:

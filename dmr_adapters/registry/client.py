@@ -25,7 +25,7 @@ from dmr_core.errors import DmrError, RegistryError, RegistryUnreachableError
 __all__ = ["HttpClient", "Timeouts", "proxy_for", "read_bounded", "translated"]
 
 _READ_BUFFER: Final = 1024 * 1024  # 64 KiB, aiohttp's own, costs a third of the throughput
-_BODIES_AT_ONCE: Final = 0  # no limit here: whoever starts transfers limits them
+_CONNECTIONS: Final = 0  # no limit here: whoever starts transfers limits them
 
 
 @attrs.frozen(kw_only=True)
@@ -33,15 +33,13 @@ class Timeouts:
     """Limits in seconds. No limit holds for a whole blob, only for the silence within one.
 
     ``head`` cannot be longer than ``stall``: a silent server has stalled. ``document`` bounds a small
-    body from first to last byte, so that nobody can drip one for ever. ``lookup`` bounds asking
-    Docker's configuration and its credential helpers.
+    body from first to last byte, so that nobody can drip one for ever.
     """
 
     connect: float = 10.0
     head: float = 30.0
     stall: float = 30.0
     document: float = 300.0
-    lookup: float = 10.0
 
 
 class HttpClient:
@@ -98,7 +96,7 @@ class HttpClient:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_BODIES_AT_ONCE, ssl=self._tls or True),
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"dmr/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,

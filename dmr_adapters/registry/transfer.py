@@ -22,7 +22,7 @@ from dmr_core.ports.registry import BlobReader, BlobSource
 
 __all__ = ["check_stored", "has_blob", "open_blob", "send_blob", "told_digest"]
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _UPLOADS: Final = 3  # each may be many gigabytes
 _HASHING_RATE: Final = 32 * 1024 * 1024  # bytes per second; a registry may read an upload again to verify it
 

@@ -36,8 +36,7 @@ class Speaker:
                     answer.append(piece.text)
         except BaseException:
             voices[True].end()
-            if answer:
-                voices[False].end()
+            voices[False].end()
             raise
         voices[True].end()
         voices[False].end(always=True)
@@ -56,9 +55,9 @@ class _Voice:
     def say(self, text: str) -> None:
         if self._filter:
             text = self._filter.feed(text)
+        self._open = self._open or bool(text)  # first: Ctrl-C may come between any two lines
         self._stream.write(f"{_DIM}{text}{_PLAIN}" if self._dim else text)
         self._stream.flush()
-        self._open = self._open or bool(text)
 
     def end(self, *, always: bool = False) -> None:
         if self._open or always:

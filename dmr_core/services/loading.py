@@ -47,23 +47,24 @@ class LoadingService:
             UnsupportedFormatError: the artifact is one that pulling would refuse.
             StorageFullError, StoreUnwritableError: the store cannot take it.
         """
-        manifest_bytes: bytes | None = None
+        found: tuple[bytes, Manifest] | None = None
         sizes: dict[Digest, int] = {}
         async with aclosing(read_archive(chunks)) as entries:
             async for entry in entries:
                 if entry.name.text == MANIFEST_NAME:
-                    if manifest_bytes is not None:
+                    if found is not None:
                         raise MalformedArtifactError(f"malformed archive: more than one {MANIFEST_NAME}")
-                    manifest_bytes = await _whole(entry.chunks, _MAX_MANIFEST, MANIFEST_NAME)
-                    check_supported(self._decode_manifest(manifest_bytes))  # before gigabytes are written in vain
+                    data = await _whole(entry.chunks, _MAX_MANIFEST, MANIFEST_NAME)
+                    found = data, self._decode_manifest(data)
+                    check_supported(found[1])  # at once: where it comes first, gigabytes are not written in vain
                 elif (digest := _digest(entry)) is not None:
                     await self._take(entry, digest)
                     sizes[digest] = entry.size
-        if manifest_bytes is None:
+        if found is None:
             raise MalformedArtifactError(
-                f"manifest not found: the archive holds no {MANIFEST_NAME}; load what `export` or `save` wrote"
+                f"manifest not found: the archive holds no {MANIFEST_NAME}, so it is not an exported model"
             )
-        return await self._add(manifest_bytes, sizes)
+        return await self._add(*found, sizes)
 
     async def _take(self, entry: ArchiveEntry, digest: Digest) -> None:
         if await self._store.has_blob(digest):
@@ -80,8 +81,7 @@ class LoadingService:
                 f"malformed archive: {entry.name} does not hold what its name says ({exc.message}); send it again"
             ) from exc
 
-    async def _add(self, manifest_bytes: bytes, sizes: dict[Digest, int]) -> Model:
-        manifest = self._decode_manifest(manifest_bytes)
+    async def _add(self, manifest_bytes: bytes, manifest: Manifest, sizes: dict[Digest, int]) -> Model:
         for blob in manifest.blobs:
             if sizes.get(blob.digest, blob.size) != blob.size:
                 raise MalformedArtifactError(

@@ -39,6 +39,7 @@ from dmr_core.ports.package_source import PackageSource, SourceFile, WeightsMeta
 __all__ = [
     "MAX_CONTEXT_SIZE",
     "BuiltArtifact",
+    "Hashed",
     "ModelDirectory",
     "PackageRequest",
     "PackagingService",

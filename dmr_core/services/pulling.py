@@ -191,9 +191,7 @@ class PullingService:
             raise _first(exc) from exc
 
     async def _fetch(self, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
-        if await self._store.has_blob(layer.digest):
-            meter.advance(LayerProgress(layer.digest, layer.size, layer.size))
-            return
+        # A blob that is here already is a writer at its end; one of the wrong length is written anew.
         async with self._store.write_blob(layer) as writer:
             for attempt in range(_RESUMES + 1):
                 before = writer.offset

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from dmr_adapters.clock import SystemClock
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.registry.credentials import CredentialStore
 from dmr_adapters.registry.oci import OciRegistry
 from dmr_core.domain.reference import Reference
 from dmr_core.errors import UnauthorizedError
-from dmr_core.ports.clock import Clock
 from dmr_core.testing.contracts.registry import RegistryContract, RegistrySubject, Sample, sample
 from dmr_core.testing.fakes.registry import InMemoryRegistry
 from tests.stand_ins.oci_registry import OciRegistryProcess, docker_registry, seed_over_http
 
 
-class _Clock(Clock):
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def time(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 def oci_registry(credentials: CredentialStore | None = None) -> OciRegistry:
     return OciRegistry(
-        clock=_Clock(), decode_manifest=decode_manifest, decode_config=decode_config, credentials=credentials
+        clock=SystemClock(), decode_manifest=decode_manifest, decode_config=decode_config, credentials=credentials
     )
 
 
@@ -58,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciRegistryProc
 @pytest.mark.registry
 class TestOciRegistry(RegistryContract):
     @pytest.fixture
-    async def subject(self, server: OciRegistryProcess) -> AsyncIterator[RegistrySubject]:  # type: ignore[override]
+    async def subject(self, server: OciRegistryProcess) -> AsyncIterator[RegistrySubject]:
         registry = oci_registry()
         yield RegistrySubject(registry, server.host, partial(seed_over_http, server))
         await registry.aclose()

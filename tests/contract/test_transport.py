@@ -217,9 +217,8 @@ class _Wire(TransportContract):
             await response.aclose()
 
     async def test_engines_on_a_port_are_reached_too(self, transport: Transport) -> None:
-        server = await asyncio.start_server(_says(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntcp"), "127.0.0.1", 0)
-        async with server, asyncio.timeout(DEADLINE):
-            endpoint = Endpoint(port=server.sockets[0].getsockname()[1])
+        raw = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\ntcp"
+        async with listening(_says(raw), port=True) as endpoint, asyncio.timeout(DEADLINE):
             assert await read_all(await transport.send(endpoint, UpstreamRequest("GET", "/"))) == b"tcp"
 
     async def test_errors_do_not_tell_where_sockets_are(self, transport: Transport) -> None:
@@ -242,7 +241,7 @@ class TestStreamTransport(_Wire):
 
 
 @asynccontextmanager
-async def listening(script: Script) -> AsyncIterator[Endpoint]:
+async def listening(script: Script, *, port: bool = False) -> AsyncIterator[Endpoint]:
     """A server that runs ``script`` on each connection and then closes it."""
     running: set[asyncio.Task[None]] = set()
 
@@ -262,10 +261,13 @@ async def listening(script: Script) -> AsyncIterator[Endpoint]:
 
     with tempfile.TemporaryDirectory(prefix="dmr-") as directory:
         path = Path(directory) / "engine.sock"
-        server = await asyncio.start_unix_server(connected, path)
+        if port:
+            server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        else:
+            server = await asyncio.start_unix_server(connected, path)
         try:
             async with server:
-                yield Endpoint(path)
+                yield Endpoint(port=server.sockets[0].getsockname()[1]) if port else Endpoint(path)
         finally:
             path.unlink(missing_ok=True)
             for task in list(running):

@@ -51,6 +51,19 @@ def _files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
+def _make(directory: Path, mode: int = 0o755) -> None:
+    directory.mkdir(mode=mode)
+
+
+def _empty(directory: Path) -> None:
+    for path in sorted(directory.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _make_read_only(mount: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+
+
 class TestLayout:
     async def test_a_new_store_has_the_references_documents(self, root: Path) -> None:
         await FilesystemModelStore.open(root)
@@ -106,7 +119,7 @@ class TestLayout:
         assert (await store.bundle(artifact.id)).root.is_absolute()
 
     async def test_a_newer_layout_is_refused(self, root: Path) -> None:
-        root.mkdir()
+        _make(root)
         (root / "layout.json").write_text('{"version": "2.0.0"}')
         with pytest.raises(PreconditionError, match=r"has layout 2\.0\.0"):
             await FilesystemModelStore.open(root)
@@ -114,7 +127,7 @@ class TestLayout:
 
     @pytest.mark.parametrize("text", ['{"version": "1.7.3", "x": 1}', "{}", "null", "not JSON", '{"version": 2}'])
     async def test_other_layout_documents_are_left_as_they_are(self, root: Path, text: str) -> None:
-        root.mkdir()
+        _make(root)
         (root / "layout.json").write_text(text)
         await FilesystemModelStore.open(root)
         assert (root / "layout.json").read_text() == text
@@ -156,7 +169,7 @@ class TestForeignStores:
 
     @pytest.mark.parametrize("text", ["null", "{}", '{"models": null}', '{"models": []}'])
     async def test_every_spelling_of_an_empty_index_is_empty(self, root: Path, text: str) -> None:
-        root.mkdir()
+        _make(root)
         (root / "models.json").write_text(text)
         store = await FilesystemModelStore.open(root)
         assert store.models() == ()
@@ -165,7 +178,7 @@ class TestForeignStores:
 
     @pytest.mark.parametrize("text", ["", "[]", '{"models": {}}', "{"])
     async def test_a_damaged_index_is_never_overwritten(self, root: Path, text: str) -> None:
-        root.mkdir()
+        _make(root)
         (root / "models.json").write_text(text)
         with pytest.raises(PreconditionError, match="restore it, or delete it"):
             await FilesystemModelStore.open(root)
@@ -409,8 +422,7 @@ class TestLeftovers:
         """The reference's purge deletes everything below the root, our files too."""
         store = await FilesystemModelStore.open(root)
         await put_model(store, _WEIGHTS)
-        for path in sorted(root.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+        _empty(root)
         await store.refresh()
         assert store.models() == ()
         await put_model(store, _WEIGHTS)
@@ -432,7 +444,7 @@ class TestDisk:
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     async def test_a_root_without_permission_says_what_to_do(self, root: Path) -> None:
-        root.mkdir(mode=0o555)
+        _make(root, mode=0o555)
         with pytest.raises(StoreUnwritableError, match="set MODELS_PATH"):
             await FilesystemModelStore.open(root)
 
@@ -505,7 +517,7 @@ class TestSmallDisk:
         root = small_disk / "models"
         store = await FilesystemModelStore.open(root)
         artifact = await put_model(store, _WEIGHTS)
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        _make_read_only(small_disk)
         with pytest.raises(StoreUnwritableError, match="set MODELS_PATH"):
             await store.tag(artifact.id, _ONE)
         with pytest.raises(StoreUnwritableError):

@@ -95,16 +95,16 @@ def short_path() -> Iterator[Path]:
 
 def test_chat_over_a_unix_socket_answers_by_its_alias_and_sigterm_ends_it(short_path: Path) -> None:
     with running(short_path, "--alias", "ai/demo:latest", "--metrics") as child:
-        assert (200, {"status": "ok"}) == child.ask("GET", "/health")
+        assert child.ask("GET", "/health") == (200, {"status": "ok"})
         status, answer = child.ask("POST", "/v1/chat/completions", {**CHAT, "model": "another"})
         _, models = child.ask("GET", "/v1/models")
 
         child.process.send_signal(signal.SIGTERM)
 
-        assert (200, "ai/demo:latest") == (status, answer["model"])
+        assert (status, answer["model"]) == (200, "ai/demo:latest")
         assert answer["choices"][0]["message"]["role"] == "assistant"
-        assert ["ai/demo:latest"] == [model["id"] for model in models["data"]]
-        assert (0, False) == (child.wait(), child.address.exists())
+        assert [model["id"] for model in models["data"]] == ["ai/demo:latest"]
+        assert (child.wait(), child.address.exists()) == (0, False)
         assert f"(pid {child.process.pid}, model {MODEL})" in child.log.read_text()
         assert f"listening on unix://{child.address} (ready in " in child.log.read_text()
 
@@ -121,7 +121,7 @@ def test_sigint_cuts_off_an_endless_stream(short_path: Path) -> None:
                 received += part
         assert received.startswith(b"HTTP/1.1 200 ")
         assert b"[DONE]" not in received
-        assert (0, False) == (child.wait(), child.address.exists())
+        assert (child.wait(), child.address.exists()) == (0, False)
 
 
 def test_sigterm_leaves_a_request_without_an_answer_rather_than_with_a_wrong_one(short_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_sigterm_leaves_a_request_without_an_answer_rather_than_with_a_wrong_one
         child.process.send_signal(signal.SIGTERM)
 
         assert connection.recv(65536) == b""
-        assert (0, False) == (child.wait(), child.address.exists())
+        assert (child.wait(), child.address.exists()) == (0, False)
 
 
 def test_socket_that_a_killed_server_left_is_replaced(short_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_socket_that_a_killed_server_left_is_replaced(short_path: Path) -> None:
         assert child.address.is_socket()
 
     with running(short_path) as child:
-        assert (200, {"status": "ok"}) == child.ask("GET", "/health")
+        assert child.ask("GET", "/health") == (200, {"status": "ok"})
         child.process.terminate()
         assert child.wait() == 0
 
@@ -155,7 +155,7 @@ def test_socket_of_a_live_server_is_left_alone(short_path: Path) -> None:
             second.returncode,
             second.stderr,
         )
-        assert (200, {"status": "ok"}) == child.ask("GET", "/health")
+        assert child.ask("GET", "/health") == (200, {"status": "ok"})
         child.process.terminate()
         assert child.wait() == 0
 
@@ -166,17 +166,19 @@ def test_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
     second = ended("-m", str(MODEL), "--host", str(precious))
 
-    assert (1, "precious") == (second.returncode, precious.read_text())
+    assert (second.returncode, precious.read_text()) == (1, "precious")
     assert second.stderr == f"error: cannot listen on '{precious}': it exists and is not a socket\n"
 
 
 def test_embeddings_of_a_server_started_for_them(short_path: Path) -> None:
     with running(short_path, "--embeddings", "--pooling", "mean", "--alias", "e") as child:
         status, answer = child.ask("POST", "/v1/embeddings", {"input": ["one", "two"]})
+        _, echoed = child.ask("POST", "/v1/embeddings", {"input": "one", "model": "another"})
         chat_status, _ = child.ask("POST", "/v1/chat/completions", CHAT)
         child.process.terminate()
 
-        assert (200, "e", 2) == (status, answer["model"], len(answer["data"]))
+        assert (status, answer["model"], len(answer["data"])) == (200, "e", 2)
+        assert echoed["model"] == "another"
         assert chat_status == 200
         assert child.wait() == 0
 
@@ -186,7 +188,7 @@ def test_no_embeddings_of_a_server_started_for_chat(short_path: Path) -> None:
         status, answer = child.ask("POST", "/v1/embeddings", {"input": "one"})
         child.process.terminate()
 
-        assert (501, "not_supported_error") == (status, answer["error"]["type"])
+        assert (status, answer["error"]["type"]) == (501, "not_supported_error")
         assert child.wait() == 0
 
 
@@ -244,6 +246,23 @@ def test_truncated_model_ends_with_a_clean_line(short_path: Path) -> None:
     assert not (short_path / "x.sock").exists()
 
 
+def test_address_that_cannot_be_used_is_told_apart_from_the_model(tmp_path: Path) -> None:
+    absent = tmp_path / "absent" / "x.sock"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        unix = ended("-m", str(MODEL), "--host", str(absent), "-lv", "1")
+        tcp = ended("-m", str(MODEL), "--port", str(port), "-lv", "1")
+
+    assert (1, f"error: cannot listen on '{absent}': No such file or directory") == (
+        unix.returncode,
+        unix.stderr.splitlines()[-1],
+    )
+    assert (1, f"error: cannot listen on '127.0.0.1:{port}': Address already in use") == (
+        tcp.returncode,
+        tcp.stderr.splitlines()[-1],
+    )
+
+
 def test_unknown_flag_ends_with_status_two() -> None:
     failed = ended("-m", str(MODEL), "--frobnicate", "--port", "none")
 
@@ -260,7 +279,7 @@ def test_every_field_of_the_table_exists() -> None:
     paths = {flag.path for flag in FLAGS if flag.path and not flag.path.startswith("@")}
     names = [path.replace(".cpus", ".cpumask") for path in sorted(paths)]
 
-    assert [] == [name for name in names if not _has(params, name)]
+    assert [name for name in names if not _has(params, name)] == []
 
 
 def test_every_member_and_mark_of_the_table_exists() -> None:
@@ -286,15 +305,15 @@ def test_values_reach_the_parameters() -> None:
 
     assert params.model_alias == {"a", "b"}
     assert params.tensor_split[:3] == [3.0, 1.0, 0.0]
-    assert (True, [True, False, True, False]) == (params.cpuparams.mask_valid, params.cpuparams.cpumask[:4])
-    assert (4294967295, 7, 2) == (params.sampling.seed, params.sampling.top_k, params.sampling.user_sampling_config)
+    assert (params.cpuparams.mask_valid, params.cpuparams.cpumask[:4]) == (True, [True, False, True, False])
+    assert (params.sampling.seed, params.sampling.top_k, params.sampling.user_sampling_config) == (4294967295, 7, 2)
     assert params.flash_attn_type == xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     assert params.load_mode == xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     assert params.lazy_mode == xllamacpp.llama_lazy_mode.LLAMA_LAZY_MODE_ON
-    assert (1, {"enable_thinking": "true"}) == (params.enable_reasoning, params.default_template_kwargs)
+    assert (params.enable_reasoning, params.default_template_kwargs) == (1, {"enable_thinking": "true"})
     assert params.api_keys == ["x", "y"]
     assert params.tensor_buft_overrides == r"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU"
-    assert (9, 9) == (params.timeout_read, params.timeout_write)
+    assert (params.timeout_read, params.timeout_write) == (9, 9)
     assert params.speculative.types == [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD]
     assert params.sampling.grammar.grammar
 
@@ -302,7 +321,7 @@ def test_values_reach_the_parameters() -> None:
 def test_value_that_the_library_refuses_names_its_field() -> None:
     import xllamacpp
 
-    with pytest.raises(FlagError, match="speculative.draft.devices: the server does not accept 'none-such'"):
+    with pytest.raises(FlagError, match=r"speculative\.draft\.devices: the server does not accept 'none-such'"):
         common_params(xllamacpp, parse(["-m", str(MODEL), "-devd", "none-such"]))
 
 

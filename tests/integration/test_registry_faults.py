@@ -16,6 +16,7 @@ from aiohttp import web
 
 from dmr_adapters.clock import SystemClock
 from dmr_adapters.oci_json import decode_config, decode_manifest
+from dmr_adapters.registry import transfer
 from dmr_adapters.registry.client import Timeouts
 from dmr_adapters.registry.credentials import CredentialStore, IdentityToken, Login, Secret
 from dmr_adapters.registry.endpoint import EndpointPolicy
@@ -34,7 +35,7 @@ from dmr_core.errors import (
     UnauthorizedError,
 )
 from dmr_core.ports.registry import BlobSource, Credentials
-from tests.stand_ins.faulty_registry import FaultyRegistry, Seen, faulty_registry, refuse
+from tests.stand_ins.faulty_registry import FaultyRegistry, Script, Seen, faulty_registry, refuse
 
 _SHORT = Timeouts(connect=2, head=0.3, stall=0.3, document=2)
 _LOGIN = Login("me", "secret")
@@ -68,6 +69,13 @@ class Keys(CredentialStore):
 
 
 Make = Callable[..., OciRegistry]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
@@ -117,7 +125,9 @@ def bytes_of(content: bytes, calls: list[int] | None = None) -> BlobSource:
     return chunks
 
 
-def on(path_part: str, answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]], times: int = 10**9):
+def on(
+    path_part: str, answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]], times: int = 10**9
+) -> Script:
     """A script for requests whose path has ``path_part``, the first ``times`` of them."""
     left = times
 
@@ -173,7 +183,7 @@ async def test_a_config_that_claims_to_be_huge_is_not_asked_for(make: Make, serv
 
 
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_huge_manifest_is_not_read(make: Make, server: FaultyRegistry, announced: bool) -> None:
+async def test_a_huge_manifest_is_not_read(make: Make, server: FaultyRegistry, *, announced: bool) -> None:
     sent = 0
 
     async def flood(request: web.Request) -> web.StreamResponse:
@@ -218,10 +228,14 @@ async def test_a_truncated_blob_is_a_broken_connection_and_can_be_resumed(make: 
     registry, received = make(), bytearray()
     layer = server.model.artifact.manifest.layers[0]
     async with registry.session(server.reference) as session:
-        with pytest.raises(RegistryUnreachableError, match="broke the connection"):
+
+        async def receive() -> None:
             async with session.read_blob(layer) as reader:
                 async for chunk in reader.chunks:
-                    received += chunk
+                    received.extend(chunk)
+
+        with pytest.raises(RegistryUnreachableError, match="broke the connection"):
+            await receive()
         assert bytes(received) == server.model.layer[:300_000]
         async with session.read_blob(layer, len(received)) as reader:
             assert reader.offset == 300_000
@@ -279,8 +293,7 @@ async def test_cancelling_a_download_closes_its_connection(make: Make, server: F
         await answer.prepare(request)
         await answer.write(b"x")
         try:
-            while request.transport is not None:
-                await asyncio.sleep(0.005)
+            await asyncio.Event().wait()  # the server cancels it when the client is gone
         finally:
             gone.set()
         return answer
@@ -311,7 +324,9 @@ async def test_a_range_the_registry_cannot_satisfy_starts_over(make: Make, serve
     assert await download(make(), server, 1000) == (0, server.model.layer)
 
 
-@pytest.mark.parametrize("span", ["bytes 0-9/10", "bytes 1001-1048575/1048576", "bytes 1000-1048575/7", "", "x"])
+@pytest.mark.parametrize(
+    "span", ["bytes 0-9/10", "bytes 1001-1048575/1048576", "bytes 1000-1048575/7", f"bytes {'1' * 5000}-1/1", "", "x"]
+)
 async def test_another_range_than_asked_for_is_refused(make: Make, server: FaultyRegistry, span: str) -> None:
     server.script = on("/blobs/", always(status=206, body=server.model.layer[1000:], headers={"Content-Range": span}))
     with pytest.raises(RegistryError, match="another range"):
@@ -387,7 +402,7 @@ async def test_a_retry_after_of_an_hour_is_told_at_once(
         return refuse(429, "TOOMANYREQUESTS", "pull rate limit", Retry_After="3600")
 
     server.script = on("/manifests/", limited)
-    with pytest.raises(RegistryError, match="429.*TOOMANYREQUESTS: pull rate limit"):
+    with pytest.raises(RegistryError, match=r"429.*TOOMANYREQUESTS: pull rate limit"):
         await pull(make(), server.reference)
     assert clock.waits == []
 
@@ -407,7 +422,7 @@ async def test_a_refused_connection_is_told_quickly(make: Make) -> None:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
         host = f"127.0.0.1:{taken.getsockname()[1]}"
         started = time.monotonic()
-        with pytest.raises(RegistryUnreachableError, match=f"{host}.*connection refused"):
+        with pytest.raises(RegistryUnreachableError, match=rf"{host}.*connection refused"):
             await pull(make(clock=SystemClock(), timeouts=Timeouts()), Reference(host, "ai/m"))
         assert time.monotonic() - started < 1.5
         named = host.replace("127.0.0.1", "localhost")
@@ -440,9 +455,7 @@ def basic(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def wants(
-    header: str, challenge: str, then: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
-):
+def wants(header: str, challenge: str, then: Script | None = None) -> Script:
     async def script(request: web.Request) -> web.StreamResponse | None:
         if request.path.startswith("/v2/") and request.headers.get("Authorization") != header:
             return refuse(401, "UNAUTHORIZED", "authentication required", WWW_Authenticate=challenge)
@@ -650,6 +663,7 @@ async def test_a_token_of_the_request_that_is_not_taken_is_an_identity_token(
     registry = make(credentials=Keys({server.host: _LOGIN}))
     await pull(registry, server.reference, Credentials("refresh-me"))
     assert [parse_qs(request.body.decode())["refresh_token"] for request in tokens.asked] == [["refresh-me"]]
+    assert registry._tokens._tokens == {}  # what a request's credentials bought is not kept for others
     await pull(registry, server.reference)  # without it: the machine's own login, and its own token
     assert tokens.asked[-1].authorization == basic("me", "secret")
 
@@ -802,7 +816,9 @@ async def test_an_upload_elsewhere_brings_no_credentials(make: Make, server: Fau
 
 
 async def test_a_failed_upload_is_done_again_from_the_start(make: Make, server: FaultyRegistry) -> None:
-    content, calls, counts = b"u" * 200_000, [], []
+    calls: list[int] = []
+    counts: list[int] = []
+    content = b"u" * 200_000
 
     async def fail_once(request: web.Request) -> web.StreamResponse | None:
         await request.read()
@@ -839,6 +855,22 @@ async def test_a_registry_that_does_not_confirm_is_noticed(make: Make, server: F
     async with make().session(server.reference, push=True) as session:
         with pytest.raises(RegistryUnreachableError, match="stopped answering"):
             await session.push_blob(*upload(b"x" * 5000), lambda _count: None)
+
+
+async def test_a_registry_may_take_its_time_to_verify_what_it_got(
+    make: Make, server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_HASHING_RATE", 500)
+
+    async def slow(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "PUT":
+            await request.read()
+            await asyncio.sleep(3 * _SHORT.stall)
+        return None
+
+    server.script = slow
+    async with make().session(server.reference, push=True) as session:
+        await session.push_blob(*upload(b"x" * 5000), lambda _count: None)
 
 
 async def test_what_goes_wrong_at_the_source_is_told_as_it_is(make: Make, server: FaultyRegistry) -> None:

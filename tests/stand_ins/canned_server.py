@@ -1,6 +1,6 @@
 """A service that answers what it was told to and remembers what it was asked.
 
-Features: TCP loopback or a unix socket; answers by method and path (with or without their query), one
+Features: TCP loopback, with TLS where it is given a context, or a unix socket; answers by method and path (with or without their query), one
 after another with the last one repeated; bodies of known length or in chunks, where an
 ``threading.Event`` among the chunks holds the rest back until the test sets it; answers cut off in the
 middle.
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["Answer", "CannedServer", "Request"]
 
@@ -51,20 +52,22 @@ class Answer:
 class CannedServer:
     """A context manager; leaving it waits for every thread."""
 
-    def __init__(self, unix_socket: Path | None = None) -> None:
+    def __init__(self, unix_socket: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self._answers: dict[tuple[str, str], list[Answer]] = {}
         handler = type("Handler", (_Handler,), {"canned": self})
         if unix_socket is None:
-            server: socketserver.BaseServer = _TcpServer(("127.0.0.1", 0), handler)
-            self.url = f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
+            server: _TcpServer | _UnixServer = _TcpServer(("127.0.0.1", 0), handler)
+            self.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.socket.getsockname()[1]}"
+            if tls is not None:
+                server.socket = tls.wrap_socket(server.socket, server_side=True)
         else:
             server = _UnixServer(str(unix_socket), handler)
             self.url = f"unix://{unix_socket}"
         self._server = server
         self._thread = threading.Thread(target=server.serve_forever, args=(0.01,))
 
-    def __enter__(self) -> CannedServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

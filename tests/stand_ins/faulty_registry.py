@@ -61,11 +61,6 @@ class FaultyRegistry:
         return f"127.0.0.1:{self.port}"
 
     @property
-    def other_name(self) -> str:
-        """The same server under a name that is another host to any client."""
-        return f"localhost:{self.port}"
-
-    @property
     def reference(self) -> Reference:
         """The model it has."""
         return Reference(self.host, "ai/model")
@@ -95,7 +90,7 @@ class FaultyRegistry:
         if request.method in {"GET", "HEAD"} and kind == "blobs" and name in self.blobs:
             return self._blob(request, self.blobs[name])
         if request.method == "POST":
-            return web.Response(status=202, headers={"Location": f"/v2/ai/model/blobs/uploads/1?state=a%2Fb"})
+            return web.Response(status=202, headers={"Location": "/v2/ai/model/blobs/uploads/1?state=a%2Fb"})
         if request.method == "PUT" and kind == "blobs":
             digest = request.query["digest"]
             self.blobs[digest] = await request.read()
@@ -128,10 +123,9 @@ async def faulty_registry(model: Sample | None = None) -> AsyncIterator[FaultyRe
     registry.blobs = {str(Digest.of(content)): content for content in registry.model.blobs}
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{path:.*}", registry.handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1, handler_cancellation=True)
     await runner.setup()
     try:
-        # Both loopback addresses: `localhost` may mean either.
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         registry.port = runner.addresses[0][1]

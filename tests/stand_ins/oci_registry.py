@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -21,8 +20,9 @@ import pytest
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
 from dmr_core.testing.contracts.registry import Sample
+from tests.conftest import require
 
-__all__ = ["OciRegistryProcess", "docker_registry", "require_registry", "seed_over_http"]
+__all__ = ["OciRegistryProcess", "docker_registry", "seed_over_http"]
 
 _PROGRAM: Final = "docker-registry"
 _READY_WITHIN: Final = 20.0
@@ -50,24 +50,16 @@ class OciRegistryProcess:
         return f"http://{self.host}/v2/"
 
 
-def require_registry() -> None:
-    """Skip without the program, unless ``DMR_REQUIRE`` says that it must be there."""
-    if shutil.which(_PROGRAM) is None:
-        reason = f"{_PROGRAM} is not on PATH (Debian: apt-get install docker-registry)"
-        if "registry" in os.environ.get("DMR_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
 @contextmanager
 def docker_registry(directory: Path, *, login: tuple[str, str] | None = None) -> Iterator[OciRegistryProcess]:
     """Run a registry with its data in ``directory``; with ``login`` it wants that user and password."""
-    require_registry()
+    require("registry", available=shutil.which(_PROGRAM) is not None, reason=f"{_PROGRAM} is not on PATH")
     config = directory / "config.yml"
     for attempt in range(3):  # another process may take the port between choosing and listening
         port = _free_port()
         text = _CONFIG.format(root=directory / "data", port=port)
         if login is not None:
+            require("registry", available=shutil.which("htpasswd") is not None, reason="htpasswd is not on PATH")
             passwords = directory / "htpasswd"
             made = subprocess.run(["htpasswd", "-Bbn", *login], check=True, capture_output=True)
             passwords.write_bytes(made.stdout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -65,7 +65,7 @@ class RegistrySubject:
         return Reference(self.host, repository, tag)
 
 
-class RegistryContract:
+class RegistryContract(ABC):
     """The suite. Every test uses a repository of its own, so one registry may serve them all."""
 
     @pytest.fixture

@@ -49,10 +49,10 @@ def test_list_of_nothing_is_the_headings(server: CannedServer, dmr: Dmr) -> None
 
     outcome = dmr("list")
 
-    assert "MODEL NAME  PARAMETERS  QUANTIZATION  ARCHITECTURE  MODEL ID  CREATED  CONTEXT  SIZE\n" == outcome.out
-    assert (0, "", "") == dmr("list", "-q")
-    assert (0, "[]\n", "") == dmr("list", "--json")
-    assert (0, "[]\n", "") == dmr("list", "--json", "nothing")
+    assert outcome.out == "MODEL NAME  PARAMETERS  QUANTIZATION  ARCHITECTURE  MODEL ID  CREATED  CONTEXT  SIZE\n"
+    assert dmr("list", "-q") == (0, "", "")
+    assert dmr("list", "--json") == (0, "[]\n", "")
+    assert dmr("list", "--json", "nothing") == (0, "[]\n", "")
 
 
 def test_list_says_how_old_a_model_is(server: CannedServer, dmr: Dmr) -> None:
@@ -67,7 +67,7 @@ def test_list_sorts_by_name_then_tag(server: CannedServer, dmr: Dmr) -> None:
 
     names = [line.split()[0] for line in dmr("list").out.splitlines()[1:]]
 
-    assert ["7b", "<none>", "qwen3", "qwen3:0.6B-F16", "qwen3-coder", "Zeta"] == names
+    assert names == ["7b", "<none>", "qwen3", "qwen3:0.6B-F16", "qwen3-coder", "Zeta"]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_list_filters_by_what_a_name_means(server: CannedServer, dmr: Dmr, typed
 def test_list_prints_ids_and_json(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/models", [SMOL, LOCAL])
 
-    assert (0, "0123456789ab\nfedcba987654\n", "") == dmr("list", "-q")
-    assert [SMOL, LOCAL] == json.loads(dmr("list", "--json").out)
+    assert dmr("list", "-q") == (0, "0123456789ab\nfedcba987654\n", "")
+    assert json.loads(dmr("list", "--json").out) == [SMOL, LOCAL]
     assert [{**SMOL, "tags": SMOL["tags"][1:]}] == json.loads(dmr("list", "--json", "smollm2:Tiny").out)
 
 
@@ -119,7 +119,7 @@ def test_list_refuses_flags_that_contradict(dmr: Dmr) -> None:
 def test_list_does_not_print_what_could_drive_a_terminal(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/models", [{**BARE, "tags": ["docker.io/ai/\x1b]0;owned\x07evil\x1b[31m:1"]}])
 
-    assert "evil:1" == dmr("list").out.splitlines()[1].split()[0]
+    assert dmr("list").out.splitlines()[1].split()[0] == "evil:1"
 
 
 def test_ps_is_a_table(server: CannedServer, dmr: Dmr) -> None:
@@ -165,9 +165,9 @@ def test_df_is_a_table(server: CannedServer, dmr: Dmr) -> None:
     usage = {"models_disk_usage": 1_230_000_000, "default_backend_disk_usage": 45_600_000}
     server.on("GET", "/engines/df", usage, usage, {"models_disk_usage": 0, "default_backend_disk_usage": 0})
 
-    assert (0, "TYPE              SIZE\nModels            1.23GB\nInference engine  45.60MB\n", "") == dmr("df")
+    assert dmr("df") == (0, "TYPE              SIZE\nModels            1.23GB\nInference engine  45.60MB\n", "")
     assert usage == json.loads(dmr("df", "--json").out)
-    assert (0, "TYPE    SIZE\nModels  0.00B\n", "") == dmr("df")
+    assert dmr("df") == (0, "TYPE    SIZE\nModels  0.00B\n", "")
 
 
 def test_rm_tells_what_it_did_up_to_the_first_failure(server: CannedServer, dmr: Dmr) -> None:
@@ -177,7 +177,7 @@ def test_rm_tells_what_it_did_up_to_the_first_failure(server: CannedServer, dmr:
     outcome = dmr("rm", "a", "b", "c")
 
     assert (3, f"Untagged: docker.io/ai/a:latest\nDeleted: {ID}\n", "Error: no such model: b\n") == outcome
-    assert ["/models/a?force=false", "/models/b?force=false"] == [request.path for request in server.requests]
+    assert [request.path for request in server.requests] == ["/models/a?force=false", "/models/b?force=false"]
 
 
 def test_rm_by_id_with_several_tags_is_a_conflict(server: CannedServer, dmr: Dmr) -> None:
@@ -186,22 +186,22 @@ def test_rm_by_id_with_several_tags_is_a_conflict(server: CannedServer, dmr: Dmr
 
     assert (5, "", f"Error: {text}\n") == dmr("rm", "x")
     assert (0, json.dumps([{"deleted": ID}], indent=2) + "\n", "") == dmr("rm", "-f", "--json", "x")
-    assert "/models/x?force=true" == server.requests[-1].path
+    assert server.requests[-1].path == "/models/x?force=true"
 
 
 def test_rm_of_a_model_called_purge_does_not_purge(server: CannedServer, dmr: Dmr) -> None:
     server.on("DELETE", "/models/ai/purge", [])
 
-    assert 0 == dmr("rm", "purge").code
-    assert "/models/ai/purge?force=false" == server.requests[0].path
+    assert dmr("rm", "purge").code == 0
+    assert server.requests[0].path == "/models/ai/purge?force=false"
 
 
 @pytest.mark.parametrize("name", ["", "../engines/ps", "a//b", "a\nb"])
 def test_what_cannot_be_a_name_is_refused_before_it_is_sent(server: CannedServer, dmr: Dmr, name: str) -> None:
     outcome = dmr("rm", name)
 
-    assert 2 == outcome.code
-    assert [] == server.requests
+    assert outcome.code == 2
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,9 @@ def test_tag_escapes_its_query(server: CannedServer, dmr: Dmr, target: str, quer
 def test_tag_of_nothing_and_with_a_digest(server: CannedServer, dmr: Dmr) -> None:
     server.on("POST", "/models/nope/tag", Answer(404, b"model not found\n"))
 
-    assert (3, "", "Error: no such model: nope\n") == dmr("tag", "nope", "x")
-    assert 2 == dmr("tag", "nope", f"x@{ID}").code
-    assert 2 == dmr("tag", "nope", "").code
+    assert dmr("tag", "nope", "x") == (3, "", "Error: no such model: nope\n")
+    assert dmr("tag", "nope", f"x@{ID}").code == 2
+    assert dmr("tag", "nope", "").code == 2
 
 
 def test_inspect_prints_json(server: CannedServer, dmr: Dmr) -> None:
@@ -235,34 +235,34 @@ def test_inspect_prints_json(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/engines/v1/models/ai/smollm2", {"id": "x"})
 
     assert (0, f'{{\n  "id": "{ID}",\n  "note": "<é>"\n}}\n', "") == dmr("inspect", "smollm2")
-    assert (0, '{\n  "id": "x"\n}\n', "") == dmr("inspect", "--openai", "ai/smollm2")
+    assert dmr("inspect", "--openai", "ai/smollm2") == (0, '{\n  "id": "x"\n}\n', "")
 
 
 def test_inspect_of_nothing(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/models/nope", Answer(404, b"model not found\n"))
     server.on("GET", "/models/nope?remote=true", Answer(404, b"MANIFEST_UNKNOWN - Model not found\n"))
 
-    assert (3, "", "Error: no such model: nope\n") == dmr("inspect", "nope")
-    assert (3, "", "Error: MANIFEST_UNKNOWN - Model not found\n") == dmr("inspect", "-r", "nope")
-    assert 2 == dmr("inspect", "-r", "--openai", "nope").code
+    assert dmr("inspect", "nope") == (3, "", "Error: no such model: nope\n")
+    assert dmr("inspect", "-r", "nope") == (3, "", "Error: MANIFEST_UNKNOWN - Model not found\n")
+    assert dmr("inspect", "-r", "--openai", "nope").code == 2
 
 
 def test_a_model_called_export_is_not_exported(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/models/ai/export:latest", {"id": ID})
 
-    assert 0 == dmr("inspect", "ai/export").code
+    assert dmr("inspect", "ai/export").code == 0
 
 
 def test_unload(server: CannedServer, dmr: Dmr) -> None:
     server.on("POST", "/engines/unload", {"unloaded_runners": 2}, {"unloaded_runners": 0})
 
-    assert (0, "Unloaded 2 model(s).\n", "") == dmr("unload", "a", "b", "--backend", "vllm")
-    assert {"all": False, "backend": "vllm", "models": ["a", "b"]} == server.requests[0].json
-    assert (0, "No models are running.\n", "") == dmr("stop", "--all")
-    assert (3, "", "Error: not in memory: a\n") == dmr("unload", "a")
-    assert (0, '{\n  "unloaded_runners": 0\n}\n', "") == dmr("unload", "--all", "--json")
-    assert 2 == dmr("unload").code
-    assert 2 == dmr("unload", "--all", "a").code
+    assert dmr("unload", "a", "b", "--backend", "vllm") == (0, "Unloaded 2 model(s).\n", "")
+    assert server.requests[0].json == {"all": False, "backend": "vllm", "models": ["a", "b"]}
+    assert dmr("stop", "--all") == (0, "No models are running.\n", "")
+    assert dmr("unload", "a") == (3, "", "Error: not in memory: a\n")
+    assert dmr("unload", "--all", "--json") == (0, '{\n  "unloaded_runners": 0\n}\n', "")
+    assert dmr("unload").code == 2
+    assert dmr("unload", "--all", "a").code == 2
 
 
 def test_status_of_a_running_service(server: CannedServer, dmr: Dmr) -> None:
@@ -298,7 +298,7 @@ def test_status_of_a_service_that_does_not_run_is_4_in_both_formats(server: Cann
     expected = f"{server.url} is not in service: disabled\n"
     assert (4, "Docker Model Runner is not running\n", expected) == dmr("status")
     refused = dmr("--host", "127.0.0.1:1", "status", "--json")
-    assert (4, False, "") == (refused.code, json.loads(refused.out)["running"], refused.err)
+    assert (refused.code, json.loads(refused.out)["running"], refused.err) == (4, False, "")
 
 
 def test_status_that_cannot_be_told(server: CannedServer, dmr: Dmr) -> None:
@@ -318,10 +318,10 @@ def test_version_of_both_sides(server: CannedServer, dmr: Dmr, monkeypatch: pyte
     )
     assert (0, text.format("1.2.3"), "") == dmr("version")
     assert (0, text.format("(not reachable)"), "") == dmr("version")
-    assert {
+    assert json.loads(dmr("version", "--json").out) == {
         "client": {"version": "0.1.0", "os": "linux", "arch": "amd64"},
         "server": {"version": None, "engine": "Docker Engine (Manual Install)"},
-    } == json.loads(dmr("version", "--json").out)
+    }
 
 
 def test_plugins_and_what_detectors_found(server: CannedServer, dmr: Dmr) -> None:

@@ -52,11 +52,11 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 def test_without_anything_it_is_the_port_of_dmr_serve() -> None:
-    assert "http://127.0.0.1:12434" == resolve(None, {"MODEL_RUNNER_HOST": ""}).url
+    assert resolve(None, {"MODEL_RUNNER_HOST": ""}).url == "http://127.0.0.1:12434"
 
 
 def test_the_flag_wins_over_the_environment() -> None:
-    assert "http://flag:1" == resolve("flag:1", {"MODEL_RUNNER_HOST": "http://env:2"}).url
+    assert resolve("flag:1", {"MODEL_RUNNER_HOST": "http://env:2"}).url == "http://flag:1"
 
 
 def test_the_tls_variable_turns_any_address_into_https(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,17 +66,17 @@ def test_the_tls_variable_turns_any_address_into_https(monkeypatch: pytest.Monke
     given = resolve("http://h:1", {"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_TLS_CA_CERT": "/ca.pem"})
     unverified = resolve("h:1", {"MODEL_RUNNER_TLS": "true", "MODEL_RUNNER_TLS_SKIP_VERIFY": "true"})
 
-    assert ("https://127.0.0.1:12444", "/home/someone/.docker/model-runner/certs/ca.crt", True) == (
+    assert (
         default.url,
         default.ca_file,
         default.verify,
-    )
-    assert ("https://h:1", "/ca.pem") == (given.url, given.ca_file)
-    assert ("https://h:1", "", False) == (unverified.url, unverified.ca_file, unverified.verify)
+    ) == ("https://127.0.0.1:12444", "/home/someone/.docker/model-runner/certs/ca.crt", True)
+    assert (given.url, given.ca_file) == ("https://h:1", "/ca.pem")
+    assert (unverified.url, unverified.ca_file, unverified.verify) == ("https://h:1", "", False)
 
 
 def test_the_tls_variables_count_only_when_exactly_true() -> None:
     endpoint = resolve("https://h", {"MODEL_RUNNER_TLS": "1", "MODEL_RUNNER_TLS_SKIP_VERIFY": "TRUE"})
 
-    assert (True, "", True) == (endpoint.tls, endpoint.ca_file, endpoint.verify)
+    assert (endpoint.tls, endpoint.ca_file, endpoint.verify) == (True, "", True)
     assert not resolve("h:1", {"MODEL_RUNNER_TLS": "yes"}).tls

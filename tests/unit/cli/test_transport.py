@@ -44,11 +44,11 @@ def test_a_request_says_who_we_are_and_wants_json(server: CannedServer) -> None:
     server.on("GET", "/models", [])
 
     with _transport(server.url).request("GET", "/models") as response:
-        assert (200, b"[]") == (response.status, response.read())
+        assert (response.status, response.read()) == (200, b"[]")
 
     headers = server.requests[0].headers
-    assert "dmr/0.1.0" == headers["user-agent"]
-    assert "application/json" == headers["accept"]
+    assert headers["user-agent"] == "dmr/0.1.0"
+    assert headers["accept"] == "application/json"
     assert server.url.removeprefix("http://") == headers["host"]
 
 
@@ -58,8 +58,8 @@ def test_a_body_of_bytes_goes_with_its_length(server: CannedServer) -> None:
     with _transport(server.url).request("POST", "/x", body=b'{"a":1}') as response:
         response.read()
 
-    assert {"a": 1} == server.requests[0].json
-    assert "7" == server.requests[0].headers["content-length"]
+    assert server.requests[0].json == {"a": 1}
+    assert server.requests[0].headers["content-length"] == "7"
 
 
 def test_an_iterator_is_sent_in_chunks(server: CannedServer) -> None:
@@ -68,16 +68,16 @@ def test_an_iterator_is_sent_in_chunks(server: CannedServer) -> None:
     with _transport(server.url).request("POST", "/models/load", body=iter([b"ab", b"", b"c"])) as response:
         response.read()
 
-    assert b"abc" == server.requests[0].body
-    assert "chunked" == server.requests[0].headers["transfer-encoding"]
+    assert server.requests[0].body == b"abc"
+    assert server.requests[0].headers["transfer-encoding"] == "chunked"
 
 
 def test_a_unix_socket_is_an_endpoint(tmp_path: Path) -> None:
     with CannedServer(tmp_path / "s") as server:
         server.on("GET", "/version", {"version": "1"})
         with _transport(server.url).request("GET", "/version") as response:
-            assert b'{"version": "1"}' == response.read()
-        assert "localhost" == server.requests[0].headers["host"]
+            assert response.read() == b'{"version": "1"}'
+        assert server.requests[0].headers["host"] == "localhost"
 
 
 def test_chunks_arrive_before_the_answer_ends(server: CannedServer) -> None:
@@ -86,9 +86,9 @@ def test_chunks_arrive_before_the_answer_ends(server: CannedServer) -> None:
 
     with _transport(server.url).request("GET", "/x") as response:
         lines = response.lines()
-        assert b"one" == next(lines)
+        assert next(lines) == b"one"
         rest.set()
-        assert [b"two", b"", b"three"] == list(lines)
+        assert list(lines) == [b"two", b"", b"three"]
 
 
 @pytest.mark.parametrize("answer", [Answer(body=b"half", cut=True), Answer(chunks=[b"half"], cut=True)])
@@ -104,13 +104,13 @@ def test_an_answer_that_ends_too_early_is_an_error(server: CannedServer, answer:
 
 def test_an_answer_without_a_length_ends_with_the_connection() -> None:
     with _raw_server(b"HTTP/1.0 200 OK\r\n\r\nall of it") as url, _transport(url).request("GET", "/") as response:
-        assert b"all of it" == response.read()
+        assert response.read() == b"all of it"
 
 
 def test_interim_answers_are_passed_over() -> None:
     answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\nX-A:  b \r\n\r\n"
     with _raw_server(answer) as url, _transport(url).request("GET", "/") as response:
-        assert (204, "b", b"") == (response.status, response.headers["x-a"], response.read())
+        assert (response.status, response.headers["x-a"], response.read()) == (204, "b", b"")
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_an_answer_to_half_an_upload_is_read() -> None:
     answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig"
 
     with _raw_server(answer) as url, _transport(url).request("POST", "/", body=b"x" * 1000) as response:
-        assert (413, b"big") == (response.status, response.read())
+        assert (response.status, response.read()) == (413, b"big")
 
 
 def test_the_base_path_of_an_endpoint_comes_first(server: CannedServer) -> None:
     server.on("GET", "/base/models", [])
 
     with _transport(server.url + "/base/").request("GET", "/models") as response:
-        assert 200 == response.status
+        assert response.status == 200
 
 
 @pytest.mark.parametrize(

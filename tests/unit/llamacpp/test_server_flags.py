@@ -100,14 +100,14 @@ def test_value_lands_in_its_field(argv: list[str], path: str, expected: object) 
 
 
 def test_defaults_are_those_of_llama_server_but_for_the_web() -> None:
-    assert {
+    assert served().values == {
         "model.path": "m.gguf",
         "hostnames": ("127.0.0.1",),
         "port": 8080,
         "n_parallel": -1,
         "ui": False,
         "cors_origins": "localhost",
-    } == served().values
+    }
 
 
 def test_draft_model_switches_drafting_on() -> None:
@@ -192,12 +192,12 @@ def test_flags_without_effect_change_nothing() -> None:
         (["-a", "one,,two"], "-a: expected names separated by commas, not 'one,,two'"),
         (["--ssl-key-file", "k"],
          "--ssl-key-file: expected --ssl-cert-file beside it, and the other way round"),
-        (["-hf", "a/b"], "-hf is refused: the bundled server downloads nothing; pull the model first and give its path "
-                         "with --model"),
-        (["--tools", "all"], "--tools is refused: it lets a model act on this machine; set LLAMA_SERVER_PATH to a "
-                             "native llama-server to allow it"),
-        (["--device", "CUDA0"], "--device is a llama-server flag that the bundled server cannot apply; set "
-                                "LLAMA_SERVER_PATH to a native llama-server"),
+        (["-hf", "a/b"], ("-hf is refused: the bundled server downloads nothing; pull the model first and give its "
+                         "path with --model")),
+        (["--tools", "all"], ("--tools is refused: it lets a model act on this machine; set LLAMA_SERVER_PATH to a "
+                             "native llama-server to allow it")),
+        (["--device", "CUDA0"], ("--device is a llama-server flag that the bundled server cannot apply; set "
+                                "LLAMA_SERVER_PATH to a native llama-server")),
     ],
 )  # fmt: skip
 def test_problem_names_the_flag_and_what_was_expected(argv: list[str], expected: str) -> None:
@@ -205,14 +205,15 @@ def test_problem_names_the_flag_and_what_was_expected(argv: list[str], expected:
 
 
 def test_all_problems_are_told_together() -> None:
+    native = "set LLAMA_SERVER_PATH to a native llama-server"
+
     with pytest.raises(FlagError) as caught:
         parse(["--frobnicate", "--port", "x", "--rpc", "host:1", "-c"])
 
     assert caught.value.problems == (
         "unknown argument: --frobnicate",
         "--port: expected an integer from 0 to 65535, not 'x'",
-        "--rpc is a llama-server flag that the bundled server cannot apply; set LLAMA_SERVER_PATH to a native "
-        "llama-server",
+        f"--rpc is a llama-server flag that the bundled server cannot apply; {native}",
         "-c: expected an integer from 0 to 2147483647, or -1, and the value is missing",
         "--model: expected the path of a GGUF file, and the flag is missing",
     )
@@ -232,7 +233,7 @@ def test_help_is_asked_for_in_three_ways(flag: str) -> None:
 def test_help_lists_every_flag() -> None:
     listed = help_text()
 
-    assert [] == [flag.spellings for flag in FLAGS if flag.spellings[-1] not in listed]
+    assert [flag.spellings for flag in FLAGS if flag.spellings[-1] not in listed] == []
 
 
 @pytest.mark.parametrize(
