@@ -37,7 +37,9 @@ def base_arguments(text: str | None) -> tuple[str, ...]:
     for word in words:
         name = word.partition("=")[0]
         if name in _OURS:
-            raise InvalidConfigurationError(f"LLAMA_ARGS cannot override {name}, which is controlled by the model runner")
+            raise InvalidConfigurationError(
+                f"LLAMA_ARGS cannot override {name}, which is controlled by the model runner"
+            )
     return words
 
 
@@ -63,7 +65,8 @@ def check_config(config: EngineConfig) -> None:
             )
         if equals and value.startswith("-") and not value[1:2].isdigit():
             raise InvalidConfigurationError(
-                f'invalid flag "{word}": value cannot start with \'-\' unless followed by a digit', param="runtime-flags"
+                f"invalid flag \"{word}\": value cannot start with '-' unless followed by a digit",
+                param="runtime-flags",
             )
 
 

@@ -21,4 +21,10 @@ class CannDetector(GpuDetector):
 
     async def detect(self) -> Detection:
         """See :class:`GpuDetector`."""
-        return detect_by_files("cann", self.dev, "davinci[0-9]*", "Ascend NPU", "no /dev/davinci* device: no Ascend NPU, or its driver is not loaded")
+        return detect_by_files(
+            "cann",
+            self.dev,
+            "davinci[0-9]*",
+            "Ascend NPU",
+            "no /dev/davinci* device: no Ascend NPU, or its driver is not loaded",
+        )

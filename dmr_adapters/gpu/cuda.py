@@ -21,4 +21,10 @@ class CudaDetector(GpuDetector):
 
     async def detect(self) -> Detection:
         """See :class:`GpuDetector`."""
-        return detect_by_files("cuda", self.dev, "nvidia[0-9]*", "NVIDIA GPU", "no /dev/nvidia* device: no NVIDIA GPU, or its driver is not loaded")
+        return detect_by_files(
+            "cuda",
+            self.dev,
+            "nvidia[0-9]*",
+            "NVIDIA GPU",
+            "no /dev/nvidia* device: no NVIDIA GPU, or its driver is not loaded",
+        )

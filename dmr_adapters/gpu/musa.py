@@ -21,4 +21,10 @@ class MusaDetector(GpuDetector):
 
     async def detect(self) -> Detection:
         """See :class:`GpuDetector`."""
-        return detect_by_files("musa", self.dev, "mtgpu.[0-9]*", "Moore Threads GPU", "no /dev/mtgpu.* device: no Moore Threads GPU, or its driver is not loaded")
+        return detect_by_files(
+            "musa",
+            self.dev,
+            "mtgpu.[0-9]*",
+            "Moore Threads GPU",
+            "no /dev/mtgpu.* device: no Moore Threads GPU, or its driver is not loaded",
+        )

@@ -153,9 +153,7 @@ class InferenceApp:
             await self._services.store.refresh()
             return self._services.inference.plan(decoded.model, route.mode, route.backend)
 
-    async def _refuse(
-        self, error: Exception, exchange: _Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _refuse(self, error: Exception, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         stock = is_stock_cli(header(scope, b"user-agent"))
         if exchange.started:
             await exchange.break_off(error)

@@ -138,7 +138,9 @@ def decode(body: bytes, kind: type[_T]) -> _T:
         raise InvalidRequestError(f"invalid request body: {exc}") from exc
 
 
-def json_response(value: Any, status: int = 200, *, newline: bool = True, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    value: Any, status: int = 200, *, newline: bool = True, headers: Mapping[str, str] | None = None
+) -> Response:
     """A JSON answer as the reference's server writes it: compact, a newline at the end, no charset."""
     content = orjson.dumps(value) + (b"\n" if newline else b"")
     return Response(content, status, headers=headers, media_type="application/json")

@@ -87,7 +87,7 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     except OverflowError as exc:
         listener.close()
         raise InvalidConfigurationError(f"cannot listen on port {port}: {exc}") from exc
-    listener.setblocking(False)  # noqa: FBT003
+    listener.setblocking(False)
     return listener
 
 
@@ -106,7 +106,7 @@ def _bind_unix(path: Path) -> socket.socket:
     except OSError as exc:
         listener.close()
         raise InvalidConfigurationError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
-    listener.setblocking(False)  # noqa: FBT003
+    listener.setblocking(False)
     return listener
 
 

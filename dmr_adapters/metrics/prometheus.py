@@ -98,4 +98,6 @@ class _Families:
         self.unloads = Counter(
             "dmr_unloads", "Runners that ended, by reason.", ["backend", "reason"], registry=registry
         )
-        self.runners = Gauge("dmr_runners", "Runners alive: loading, ready or stopping.", ["backend"], registry=registry)
+        self.runners = Gauge(
+            "dmr_runners", "Runners alive: loading, ready or stopping.", ["backend"], registry=registry
+        )

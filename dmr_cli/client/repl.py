@@ -31,23 +31,29 @@ def converse(conversation: Conversation, keyboard: Keyboard) -> None:
     A person sees what fails and goes on. Nobody watches lines from a file or a pipe: there the first
     failure ends it.
     """
-    while True:
+    going = True
+    while going:
         try:
-            text = _read(keyboard)
-        except EOFError:
-            if keyboard.interactive:
-                _tell("")
-            return
+            going = _turn(conversation, keyboard)
         except KeyboardInterrupt:
             if not keyboard.interactive:
                 raise
             _tell("\nUse Ctrl-D or /bye to leave.")
-            continue
-        if text.startswith("/"):
-            if not _obey(text, conversation):
-                return
-        elif text.strip():
-            _answer(text, conversation, keyboard)
+
+
+def _turn(conversation: Conversation, keyboard: Keyboard) -> bool:
+    """One prompt and its answer; whether the conversation goes on."""
+    try:
+        text = _read(keyboard)
+    except EOFError:
+        if keyboard.interactive:
+            _tell("")
+        return False
+    if text.startswith("/"):
+        return _obey(text, conversation)
+    if text.strip():
+        _answer(text, conversation, keyboard)
+    return True
 
 
 def _read(keyboard: Keyboard) -> str:

@@ -207,13 +207,13 @@ def _variant(settings: Settings, plugins: PluginRegistry, detections: tuple[Dete
             known = ", ".join(sorted(detection.variant for detection in detections))
             raise InvalidConfigurationError(f"DMR_OVERRIDE_GPU={settings.gpu_override!r}: use one of {known}")
         return settings.gpu_override
-    present = [detection.variant for detection in detections if detection.present and detection.variant in plugins.detectors]
+    present = [
+        detection.variant for detection in detections if detection.present and detection.variant in plugins.detectors
+    ]
     return max(present, key=lambda variant: (plugins.detectors[variant].priority, variant), default="cpu")
 
 
-def _contexts(
-    settings: Settings, processes: ProcessSupervisor, variant: str
-) -> Callable[[BackendSpec], EngineContext]:
+def _contexts(settings: Settings, processes: ProcessSupervisor, variant: str) -> Callable[[BackendSpec], EngineContext]:
     def context(spec: BackendSpec) -> EngineContext:
         environment = {name: settings.environment[name] for name in spec.environment if name in settings.environment}
         return EngineContext(processes=processes, environment=environment, variant=variant)

@@ -44,7 +44,9 @@ class DemoModelSource(ModelSource):
         model = self.store.by_id(built.artifact.id)
         if model is None:
             # Two files of a directory may be the same blob; one writer is enough.
-            for descriptor, path in {descriptor.digest: (descriptor, path) for descriptor, path in built.files}.values():
+            for descriptor, path in {
+                descriptor.digest: (descriptor, path) for descriptor, path in built.files
+            }.values():
                 async with self.store.write_blob(descriptor) as writer:
                     with path.open("rb") as file:
                         file.seek(writer.offset)

@@ -78,7 +78,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed; it saves a tenth of the work per request, and nothing depends on it."""
+    """Uvloop where it is installed; it saves a tenth of the work per request, and nothing depends on it."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:

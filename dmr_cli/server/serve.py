@@ -15,7 +15,7 @@ __all__ = ["serve"]
 @click.option("--socket", metavar="PATH", help="Listen on a unix socket instead (MODEL_RUNNER_SOCK).")
 @click.option("--models-path", metavar="DIR", help="Where models are kept (MODELS_PATH; default ~/.docker/models).")
 def serve(port: str | None, bind: str | None, socket: str | None, models_path: str | None) -> None:
-    """Run the model service in the foreground.
+    r"""Run the model service in the foreground.
 
     Everything can also be set in the environment; a flag wins over its variable.
 

@@ -83,7 +83,7 @@ class CatalogService:
             ModelNotFoundError, InvalidReferenceError: as for :meth:`find`, for either name.
         """
         reference = parse_reference(target, self._policy)
-        if reference.digest is not None or parse_model_id(target) is not None and "/" not in target:
+        if reference.digest is not None or (parse_model_id(target) is not None and "/" not in target):
             raise InvalidReferenceError(target, "a tag cannot be a digest or a model ID")
         model = await self.find_fresh(text)
         await self._store.tag(model.id, reference)

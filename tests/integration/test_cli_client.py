@@ -208,11 +208,25 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    def expect(self, text: str) -> str:
+    def interrupt(self, text: str) -> None:
+        """Press Ctrl-C until ``text`` comes.
+
+        Python's line editing does not notice a signal between showing the prompt and waiting for keys.
+        """
+        for _ in range(int(PATIENCE)):
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.expect(text, patience=1.0)
+            except TimeoutError:
+                continue
+            return
+        raise AssertionError(f"{text!r} did not come")
+
+    def expect(self, text: str, patience: float = PATIENCE) -> str:
         """Read up to ``text``; what came before it."""
         while text not in self._seen:
-            if not select.select([self._ours], [], [], PATIENCE)[0]:
-                raise AssertionError(f"{text!r} did not come after {self._seen!r}")
+            if not select.select([self._ours], [], [], patience)[0]:
+                raise TimeoutError(f"{text!r} did not come after {self._seen!r}")
             try:
                 self._seen += os.read(self._ours, 4096).decode()
             except OSError as gone:  # what Linux says when the other side has closed
@@ -240,8 +254,7 @@ def test_a_conversation_on_a_terminal(server: CannedServer, tmp_path: Path) -> N
         terminal.type("fail\r")
         terminal.expect("Error: boom")
         terminal.expect("> ")
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.expect("Use Ctrl-D or /bye to leave.")
+        terminal.interrupt("Use Ctrl-D or /bye to leave.")
         terminal.expect("> ")
         terminal.type('"""two\r')
         terminal.expect(". ")

@@ -124,7 +124,9 @@ async def test_answers_carry_the_name_that_was_asked_for(world: World) -> None:
         streamed = await world.chat(name, 'say "model":"one" please', body={"stream": True})
         events = [json.loads(line[6:]) for line in streamed.text.split("\n\n") if line.startswith("data: {")]
         assert {event["model"] for event in events} == {name}
-        assert "".join(event["choices"][0]["delta"]["content"] for event in events).strip() == 'say "model":"one" please'
+        assert (
+            "".join(event["choices"][0]["delta"]["content"] for event in events).strip() == 'say "model":"one" please'
+        )
     assert len(world.engine.started) == 1
 
 
@@ -205,7 +207,12 @@ async def test_a_client_that_leaves_a_load_leaves_it_to_the_others(world: World)
 @pytest.mark.parametrize(
     ("path", "body", "status", "text"),
     [
-        ("/v1/chat/completions", {"model": "nope"}, 404, "error while getting model: get model '\"nope\"': model not found"),
+        (
+            "/v1/chat/completions",
+            {"model": "nope"},
+            404,
+            "error while getting model: get model '\"nope\"': model not found",
+        ),
         ("/v1/chat/completions", b"{", 400, "invalid request"),
         ("/v1/chat/completions", {"model": 7}, 400, "invalid request"),
         ("/v1/chat/completions", {}, 400, "model is required"),
@@ -215,9 +222,7 @@ async def test_a_client_that_leaves_a_load_leaves_it_to_the_others(world: World)
         ("/v1/images/generations", {"model": "one"}, 422, "image-generation"),
     ],
 )
-async def test_each_refusal_has_its_status_and_text(
-    world: World, path: str, body: Any, status: int, text: str
-) -> None:
+async def test_each_refusal_has_its_status_and_text(world: World, path: str, body: Any, status: int, text: str) -> None:
     await world.pull("one")
     answer = await world.call("POST", path, body)
     assert (status, "application/json") == (answer.status, answer.headers["content-type"])

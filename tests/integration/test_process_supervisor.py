@@ -53,7 +53,7 @@ def shell(script: str, **environment: str) -> ProcessSpec:
 
 async def eventually(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the kernel tells nobody
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -63,6 +63,15 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return stat[stat.rindex(")") + 2] not in "ZX"
+
+
+def directories(base: Path) -> list[str]:
+    return [path.name for path in base.iterdir() if path.is_dir()]
+
+
+def held() -> tuple[int, int, int]:
+    """Descriptors, tasks and threads of this process."""
+    return len(list(Path("/proc/self/fd").iterdir())), len(asyncio.all_tasks()), threading.active_count()
 
 
 def marked(child: PosixProcess) -> list[int]:
@@ -187,9 +196,9 @@ class TestOutput:
         assert len(child.tail()) < 2**18
         await child.stop(5)
         messages = [record.getMessage() for record in caplog.records if record.name == "dmr.engine.llama_cpp"]
-        assert "standin: listening" in messages
+        assert any(message.endswith("standin: listening") for message in messages)
         assert max(map(len, messages)) < 2**14
-        assert not any(ord(character) < 32 for message in messages for character in message)
+        assert {character for character in "".join(messages) if ord(character) < 32} <= {"\t"}
 
     async def test_secrets_and_homes_are_not_shown(self, base: Path, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, logger="dmr.engine")
@@ -208,6 +217,7 @@ class TestEnvironment:
     async def test_only_what_is_allowed_is_passed(self, base: Path) -> None:
         environ = {
             "PATH": os.environ["PATH"],
+            "HOME": "/home/ada",
             "LC_ALL": "C.UTF-8",
             "CUDA_VISIBLE_DEVICES": "1",
             "HF_TOKEN": "secret",
@@ -224,6 +234,7 @@ class TestEnvironment:
         assert seen.pop(MARKER) == child.token
         assert seen == {
             "PATH": environ["PATH"],
+            "HOME": "~",
             "LC_ALL": "C.UTF-8",
             "CUDA_VISIBLE_DEVICES": "1",
             "SPT_NOENV": "1",
@@ -299,7 +310,7 @@ class TestKilledDaemon:
         assert is_alive(grandchild), "the test would prove nothing"
         async with await PosixProcessSupervisor.open(base) as supervisor:
             assert not is_alive(grandchild)
-            assert [path.name for path in base.iterdir() if path.is_dir()] == [supervisor.directory.name]
+            assert directories(base) == [supervisor.directory.name]
         assert "outlived their daemon" in caplog.text
 
 
@@ -317,7 +328,7 @@ class TestSweep:
         dead.mkdir()
         started = process_table.start_time(os.getpid())
         assert started is not None
-        with subprocess.Popen(["sleep", "1000"]) as innocent:
+        with subprocess.Popen(["sleep", "1000"]) as innocent:  # noqa: ASYNC220 - returns at once
             record = {"token": "0" * 32, "pid": innocent.pid, "start_time": started, "boot_id": process_table.boot_id()}
             (dead / "a.json").write_text(json.dumps(record))
             (dead / "b.json").write_text("{")
@@ -335,7 +346,7 @@ class TestSweep:
             assert (base / "0123abcd").is_symlink()
 
     async def test_a_base_that_others_can_enter_is_refused(self, base: Path) -> None:
-        base.chmod(0o755)
+        os.chmod(base, 0o755)
         with pytest.raises(InvalidConfigurationError, match="chmod 700"):
             await PosixProcessSupervisor.open(base)
 
@@ -364,11 +375,11 @@ class TestLifecycle:
             assert marked(child) == []
 
         await once()  # what is made once and kept
-        before = (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), threading.active_count())
+        before = held()
         async with asyncio.timeout(40):
             for _ in range(10):
                 await asyncio.gather(*(once() for _ in range(5)))
-        assert (len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks()), threading.active_count()) == before
+        assert held() == before
         assert [path.name for path in supervisor.directory.iterdir()] == ["daemon.lock"]
 
     async def test_closing_stops_everything_and_removes_the_directory(self, base: Path) -> None:

@@ -25,6 +25,8 @@ beside the program, since engines get no environment of ours (see ``standin_inst
 =================  ======================================================================
 """
 
+# Importing pathlib would be a good part of the start.
+
 import json
 import os
 import signal
@@ -182,7 +184,7 @@ class Engine:
             _send(connection, 503, _error(503, "Loading model"))
         else:
             self._infer(connection, path, body)
-        return headers.get(b"connection", b"").lower() != b"close"
+        return bool(headers.get(b"connection", b"").lower() != b"close")
 
     def _infer(self, connection: socket.socket, path: str, body: bytes) -> None:
         try:

@@ -154,4 +154,3 @@ def _split(text: str) -> tuple[str, ...]:
 
 def _stock(request: Request) -> bool:
     return is_stock_cli(request.headers.get("user-agent", ""))
-

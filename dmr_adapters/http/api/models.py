@@ -97,7 +97,9 @@ class ModelsApi:
                 remote = await session.manifest()
                 config, _ = await session.config(remote.manifest.config)
         except RemoteModelNotFoundError as exc:
-            text = f'error while getting remote model: failed to pull model "{name}": MANIFEST_UNKNOWN - Model not found'
+            text = (
+                f'error while getting remote model: failed to pull model "{name}": MANIFEST_UNKNOWN - Model not found'
+            )
             return plain_text(text, status_of(exc))
         except DmrError as exc:
             return plain_text(f"error while getting remote model: {exc.message}", status_of(exc))
@@ -111,7 +113,9 @@ class ModelsApi:
         try:
             lines = await self._services.pulling.pull(body.source or "", _credentials(body.bearer_token))
         except InvalidReferenceError as exc:
-            return plain_text(f"Invalid model reference: {exc.message}" if body.source else "Invalid model reference", 400)
+            return plain_text(
+                f"Invalid model reference: {exc.message}" if body.source else "Invalid model reference", 400
+            )
         return await _stream(lines, request, TransferMode.PULL, "error while pulling model: ")
 
     async def _push(self, name: str, request: Request) -> Response:

@@ -12,7 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, Self
 
 import attrs
 
@@ -67,10 +67,10 @@ class _Handle:
 class Lease:
     """The right to use a runner until :meth:`release`. Also a context manager."""
 
-    __slots__ = ("_handle", "_scheduler", "alias", "endpoint")
+    __slots__ = ("_give_back", "_handle", "alias", "endpoint")
 
-    def __init__(self, scheduler: Scheduler, handle: _Handle, endpoint: Endpoint) -> None:
-        self._scheduler = scheduler
+    def __init__(self, give_back: Callable[[_Handle], None], handle: _Handle, endpoint: Endpoint) -> None:
+        self._give_back = give_back
         self._handle: _Handle | None = handle
         self.endpoint = endpoint
         self.alias = handle.alias
@@ -84,7 +84,7 @@ class Lease:
         """Give the runner back. Idempotent."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            self._scheduler._give_back(handle)
+            self._give_back(handle)
 
     async def failure(self, timeout: float) -> EngineExitedError | None:
         """Why the engine is gone, if it is or will be within ``timeout`` seconds."""
@@ -93,7 +93,7 @@ class Lease:
         done, _ = await asyncio.wait({self._handle.ended}, timeout=timeout)
         return self._handle.ended.result() if done else None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -146,7 +146,7 @@ class Scheduler:
         if handle is None or handle.engine is None:
             return None
         handle.leases += 1
-        return Lease(self, handle, handle.engine.endpoint)
+        return Lease(self._give_back, handle, handle.engine.endpoint)
 
     async def lease(self, key: RunnerKey, launch: Launch) -> Lease:
         """A lease on a runner of ``key``, which is loaded with ``launch`` if there is none.
@@ -305,7 +305,7 @@ class Scheduler:
         if future is None or future.done() or handle.engine is None:
             return
         handle.leases += 1
-        future.set_result(Lease(self, handle, handle.engine.endpoint))
+        future.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
 
     def _close_door(self, handle: _Handle) -> None:
         if self._ready.get(handle.key) is handle:
@@ -335,7 +335,9 @@ class Scheduler:
             self._metrics.load(backend=backend, outcome="cancelled", seconds=self._clock.monotonic() - handle.started)
             raise
         except Exception as exc:  # a bug in a plugin must cost its own load, not the pump
-            error = exc if isinstance(exc, DmrError) else UpstreamError(f"{backend} failed: {type(exc).__name__}: {exc}")
+            error = (
+                exc if isinstance(exc, DmrError) else UpstreamError(f"{backend} failed: {type(exc).__name__}: {exc}")
+            )
             if error is not exc:
                 _log.exception("loading %s failed", handle.key)
             self._metrics.load(backend=backend, outcome="failed", seconds=self._clock.monotonic() - handle.started)

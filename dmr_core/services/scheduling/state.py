@@ -201,9 +201,7 @@ class Closed:
     """No more loads; everything is to stop."""
 
 
-Event: TypeAlias = (
-    Requested | Abandoned | Ready | LoadFailed | Exited | Stopped | Unloaded | Retuned | Looked | Closed
-)
+Event: TypeAlias = Requested | Abandoned | Ready | LoadFailed | Exited | Stopped | Unloaded | Retuned | Looked | Closed
 
 
 # --- effects ----------------------------------------------------------------------------------------
@@ -270,7 +268,9 @@ def next_deadline(state: State, observed: Observed) -> float:
         for runner in state.runners.values()
         if runner.phase is Phase.READY and observed.idle(runner.id)
     ]
-    deadlines += [demand.since + state.patience for demand in state.queue if demand.since + state.patience > observed.now]
+    deadlines += [
+        demand.since + state.patience for demand in state.queue if demand.since + state.patience > observed.now
+    ]
     return min(deadlines, default=math.inf)
 
 

@@ -224,7 +224,7 @@ async def test_a_helper_nobody_waits_for_ends_with_its_children(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody signals what another process did
+        while not condition():
             await asyncio.sleep(0.01)
 
 

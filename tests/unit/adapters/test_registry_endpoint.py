@@ -69,7 +69,7 @@ def test_paths_are_built_below_v2() -> None:
         ("https://a.example", "https://b.example", False),
     ],
 )
-def test_an_origin_is_scheme_host_and_port(left: str, right: str, same: bool) -> None:  # noqa: FBT001
+def test_an_origin_is_scheme_host_and_port(left: str, right: str, same: bool) -> None:
     assert (origin(URL(left)) == origin(URL(right))) is same
 
 

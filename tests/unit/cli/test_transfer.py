@@ -85,7 +85,7 @@ def test_the_hugging_face_token_goes_to_hugging_face_alone(
     dmr: Dmr,
     monkeypatch: pytest.MonkeyPatch,
     model: str,
-    sent: bool,  # noqa: FBT001 - a parameter of the test
+    sent: bool,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     server.on("POST", "/models/create", _stream(SUCCESS))

@@ -12,13 +12,35 @@ from dmr_core.domain.paths import RelativePath
 from dmr_core.errors import MalformedArtifactError
 
 
-@pytest.mark.parametrize(("text", "normal"), [("a", "a"), ("a/b.gguf", "a/b.gguf"), ("a//b", "a/b"), ("./a/./b", "a/b"), (".hidden", ".hidden")])
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [("a", "a"), ("a/b.gguf", "a/b.gguf"), ("a//b", "a/b"), ("./a/./b", "a/b"), (".hidden", ".hidden")],
+)
 def test_ordinary_paths_are_normalised(text: str, normal: str) -> None:
     assert normal == str(RelativePath.parse(text))
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", ".", "./", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", "a\\b", "C:x", "c:/x", "a\0b", "a\nb", "x" * 300, "a/" * 3000]
+    "text",
+    [
+        "",
+        " ",
+        ".",
+        "./",
+        "/",
+        "/etc/passwd",
+        "..",
+        "../x",
+        "a/../b",
+        "a/..",
+        "a\\b",
+        "C:x",
+        "c:/x",
+        "a\0b",
+        "a\nb",
+        "x" * 300,
+        "a/" * 3000,
+    ],
 )
 def test_paths_that_could_climb_or_confuse_are_refused(text: str) -> None:
     with pytest.raises(MalformedArtifactError):

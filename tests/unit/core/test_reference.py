@@ -111,7 +111,14 @@ def test_the_default_registry_applies_to_names_without_one_only() -> None:
 
 @pytest.mark.parametrize(
     ("text", "prefix"),
-    [(HEX, HEX), (f"sha256:{HEX}", HEX), (HEX[:12], HEX[:12]), (HEX[:11], None), (HEX.upper(), None), ("sha256:ab", None)],
+    [
+        (HEX, HEX),
+        (f"sha256:{HEX}", HEX),
+        (HEX[:12], HEX[:12]),
+        (HEX[:11], None),
+        (HEX.upper(), None),
+        ("sha256:ab", None),
+    ],
 )
 def test_ids_are_told_from_names(text: str, prefix: str | None) -> None:
     found = parse_model_id(text)
@@ -156,7 +163,9 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
     assert ".." not in reference.repository.split("/")
 
 
-@pytest.mark.parametrize("text", ["sha256:", "sha256:" + HEX.upper(), "sha512:" + HEX * 2, HEX, "sha256:" + HEX + "0", ""])
+@pytest.mark.parametrize(
+    "text", ["sha256:", "sha256:" + HEX.upper(), "sha512:" + HEX * 2, HEX, "sha256:" + HEX + "0", ""]
+)
 def test_digests_have_one_form(text: str) -> None:
     with pytest.raises(InvalidRequestError):
         Digest.parse(text)

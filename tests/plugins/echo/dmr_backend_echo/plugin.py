@@ -34,5 +34,9 @@ class EchoEngine(Engine):
 @hookimpl
 def dmr_backends():
     yield BackendSpec(
-        name="echo", summary="Repeats what it is told", factory=EchoEngine, formats=frozenset({Format.GGUF}), priority=-1
+        name="echo",
+        summary="Repeats what it is told",
+        factory=EchoEngine,
+        formats=frozenset({Format.GGUF}),
+        priority=-1,
     )

@@ -14,7 +14,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         message = {"role": "assistant", "content": body["messages"][-1]["content"]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        self.answer({"id": "echo-1", "object": "chat.completion", "created": 0, "model": sys.argv[2], "choices": [choice]})
+        self.answer(
+            {"id": "echo-1", "object": "chat.completion", "created": 0, "model": sys.argv[2], "choices": [choice]}
+        )
 
     def answer(self, value):
         content = json.dumps(value).encode()
