@@ -42,7 +42,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> N
     from hypercorn.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.bind = [f"fd://{listener.fileno()}"]
+    config.bind = [f"fd://{listener.detach()}"]  # Hypercorn owns the descriptor from here, and closes it
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
@@ -52,10 +52,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> N
     config.keep_alive_max_requests = 10**9
     config.graceful_timeout = _GRACE
     config.backlog = _BACKLOG
-    try:
-        await hypercorn_serve(_typed(app), config, shutdown_trigger=_trigger(stop))
-    finally:
-        listener.close()
+    await hypercorn_serve(_typed(app), config, shutdown_trigger=_trigger(stop))
 
 
 def _typed(app: ASGIApp) -> Any:

@@ -65,8 +65,8 @@ class LineLog:
         raw = bytes(self._tail)
         if self._cut:
             # Half a line could start in the middle of a key and hide it from redaction.
-            start = re.search(rb"\n|\s", raw)
-            raw = raw[start.end() :] if start else raw
+            start = raw.find(b"\n") if b"\n" in raw[:_LONGEST_LINE] else raw.find(b" ")
+            raw = raw[start + 1 :]
         return _clean(raw)
 
     def _keep(self, data: bytes) -> None:

@@ -42,8 +42,9 @@ _log: Final = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG: Final = 1
 _NOT_A_LOGGER_NAME: Final = re.compile(r"[^\w-]+")
 
-# Resolved here, in the parent: between fork and exec a child must not look up libraries.
-_prctl: Final = ctypes.CDLL(None, use_errno=False).prctl if sys.platform == "linux" else None
+# Resolved here, in the parent: between fork and exec a child must not look up libraries. PyDLL, because
+# it keeps the GIL, which is one lock less to come back for.
+_prctl: Final = ctypes.PyDLL(None).prctl if sys.platform == "linux" else None
 
 
 class PosixProcessSupervisor(ProcessSupervisor):

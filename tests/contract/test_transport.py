@@ -236,6 +236,62 @@ class TestStreamTransport(_Wire):
     def make(self) -> Transport:
         return StreamTransport()
 
+    async def test_idle_connections_are_closed_in_time(
+        self, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dmr_adapters.transport.stream_transport._IDLE_LIMIT", 0.05)
+        closed = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            assert await reader.read() == b""
+            closed.set()
+
+        async with listening(script) as endpoint, asyncio.timeout(DEADLINE):
+            assert await read_all(await transport.send(endpoint, UpstreamRequest("GET", "/"))) == b"ok"
+            await closed.wait()
+
+    async def test_an_answer_nobody_asked_for_is_given_to_nobody(self, transport: Transport) -> None:
+        connections = []
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n"
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(answer + b"%d" % len(connections) + answer + b"X")
+
+        async with listening(script) as endpoint, asyncio.timeout(DEADLINE):
+            for number in range(1, 4):
+                answer = await read_all(await transport.send(endpoint, UpstreamRequest("GET", "/")))
+                assert answer == b"%d" % number
+
+    async def test_a_refusal_of_a_long_body_arrives_and_ends_the_connection(self, transport: Transport) -> None:
+        connections = []
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(writer)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Long\r\nContent-Length: 2\r\n\r\nno")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await writer.wait_closed()
+
+        async with listening(script) as endpoint, asyncio.timeout(DEADLINE):
+            for _ in range(2):
+                response = await transport.send(endpoint, UpstreamRequest("POST", "/", (), bytes(2**24)))
+                assert (response.status, await read_all(response)) == (413, b"no")
+        assert len(connections) == 2
+
+    async def test_what_arrived_before_a_failure_is_read_before_it(self, transport: Transport) -> None:
+        raw = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsome"
+        async with listening(_says(raw)) as endpoint, asyncio.timeout(DEADLINE):
+            response = await transport.send(endpoint, UpstreamRequest("GET", "/"))
+            assert await response.read() == b"some"
+            with pytest.raises(UpstreamError, match="in the middle"):
+                await response.read()
+            await response.aclose()
+
 
 # --- an engine on a unix socket ---------------------------------------------------------------------
 

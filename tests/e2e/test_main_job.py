@@ -76,7 +76,7 @@ def test_results_go_to_stdout_and_nothing_else_does(daemon: Daemon) -> None:
     assert b"dmr/demo" in listed.stdout
     absent = daemon.cli("inspect", "no-such-model", check=False)
     assert (absent.returncode, absent.stdout) == (3, b"")
-    assert absent.stderr.count(b"not found") == 1
+    assert absent.stderr == b"Error: no such model: no-such-model\n"
 
 
 def test_the_seeds_programs_work(daemon: Daemon) -> None:

@@ -271,8 +271,10 @@ class Scheduler:
 
     def _step(self, event: rules.Event) -> None:
         """Apply one event and carry out what follows. Synchronous on purpose: see the module."""
-        if isinstance(event, rules.Exited | rules.Stopped | rules.LoadFailed):
+        if isinstance(event, rules.Stopped | rules.LoadFailed):
             self._drop(event.runner_id)
+        elif isinstance(event, rules.Exited) and event.runner_id in self._handles:
+            self._close_door(self._handles[event.runner_id])
         elif isinstance(event, rules.Ready):
             handle = self._handles[event.runner_id]
             handle.idle_since = self._clock.monotonic()
@@ -352,8 +354,11 @@ class Scheduler:
         handle.ended.set_result(ended)
         _log.warning("%s: %s", launch.alias, ended.summary)
         self._metrics.unload(backend=backend, reason="exited")
-        await self._quietly_stop(handle)
+        # At once, so that nobody is sent to it; what it may have left behind is cleared up meanwhile.
+        self._close_door(handle)
         self._post(rules.Exited(handle.id))
+        await self._quietly_stop(handle)
+        self._post(rules.Stopped(handle.id))
 
     async def _stop(self, handle: _Handle, reason: str) -> None:
         if handle.task is not None:

@@ -64,7 +64,7 @@ class Phase(StrEnum):
     LOADING = "loading"
     READY = "ready"
     RETIRING = "retiring"  # takes no new work; stops when the last answer is done
-    DRAINING = "draining"  # being stopped
+    DRAINING = "draining"  # being stopped, or cleared up after it ended by itself
 
 
 @attrs.frozen(kw_only=True)
@@ -163,14 +163,14 @@ class LoadFailed:
 
 @attrs.frozen
 class Exited:
-    """A runner that was ready ended by itself; nothing of it is left."""
+    """A runner that was ready ended by itself; :class:`Stopped` follows once nothing of it is left."""
 
     runner_id: int
 
 
 @attrs.frozen
 class Stopped:
-    """A runner we stopped is gone."""
+    """A runner that was draining is gone."""
 
     runner_id: int
 
@@ -304,7 +304,9 @@ class _Draft:
                 self._ready(runner_id)
             case LoadFailed(runner_id, error):
                 self._gone(runner_id, error)
-            case Exited(runner_id) | Stopped(runner_id):
+            case Exited(runner_id):
+                self._exit(runner_id)
+            case Stopped(runner_id):
                 self.runners.pop(runner_id, None)
             case Unloaded(runner_ids, reason):
                 for runner_id in sorted(runner_ids):
@@ -331,6 +333,11 @@ class _Draft:
         runner = self.runners.pop(runner_id, None)
         if runner and runner.phase is Phase.LOADING:
             self._refuse_all(runner.key, error)
+
+    def _exit(self, runner_id: int) -> None:
+        runner = self.runners.get(runner_id)
+        if runner and runner.phase is not Phase.DRAINING:
+            self._move(runner, Phase.DRAINING, "exited")
 
     def _unload(self, runner_id: int, reason: str) -> None:
         runner = self.runners.get(runner_id)

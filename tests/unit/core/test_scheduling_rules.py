@@ -136,8 +136,10 @@ def test_unloading_a_load_cancels_it_and_tells_who_waits() -> None:
 def test_after_a_crash_the_next_request_loads_again() -> None:
     state = ready(State(slots=1), 1, "a")
     state, _ = run(state, rules.Exited(1))
-    _, effects = run(state, request(2, "a"))
+    state, effects = run(state, request(2, "a"))
+    assert effects == []
 
+    _, effects = run(state, rules.Stopped(1))
     assert [rules.Start(2, key("a"), launch("a"))] == effects
 
 
@@ -181,7 +183,7 @@ class Machine(RuleBasedStateMachine):
                 case rules.Refuse(demand_id):
                     self.waiting.remove(demand_id)
                 case rules.Stop(runner_id):
-                    assert self.leases[runner_id] == 0 or not self.state.open
+                    assert self.leases[runner_id] == 0 or not self.state.open, runner_id
 
     def pick(self, phase: Phase) -> list[int]:
         return [runner.id for runner in self.state.runners.values() if runner.phase is phase]
@@ -229,7 +231,6 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         runner = data.draw(st.sampled_from(self.pick(Phase.READY) + self.pick(Phase.RETIRING)))
-        self.drop(runner)
         self.post(rules.Exited(runner))
 
     @precondition(lambda self: self.state.runners)
