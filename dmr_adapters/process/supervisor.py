@@ -86,9 +86,12 @@ class PosixProcessSupervisor(ProcessSupervisor):
         taking = asyncio.get_running_loop().run_in_executor(threads, _take_directory, base, variables)
         try:
             directory = await asyncio.shield(taking)
-        except BaseException:
+        except asyncio.CancelledError:
             taking.add_done_callback(_give_up)
             threads.shutdown(wait=False)
+            raise
+        except BaseException:
+            threads.shutdown()
             raise
         return cls(directory, environ=variables, redact=Redactor(places), threads=threads)
 

@@ -22,7 +22,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { EVENTS = 100, REQUEST_LIMIT = 64 * 1024, CONTENT = 700, BATCH = 256 };
+enum { EVENTS = 100, REQUEST_LIMIT = 64 * 1024, CONTENT = 770, BATCH = 256 };
 
 struct piece {
     char text[4096];

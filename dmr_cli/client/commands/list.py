@@ -89,7 +89,7 @@ def _rows(entry: dict[str, Any], now: float) -> list[tuple[str, ...]]:
     created = entry.get("created") or 0
     facts = (
         config.get("parameters") or "",
-        config.get("quantization") or "",
+        _quantization(config.get("quantization") or ""),
         config.get("architecture") or "",
         short_id(entry.get("id")),
         f"{render.duration(now - created)} ago" if created > 0 else "",
@@ -97,6 +97,11 @@ def _rows(entry: dict[str, Any], now: float) -> list[tuple[str, ...]]:
         config.get("size") or "",
     )
     return [(display(tag), *facts) for tag in _tags(entry)] or [(_UNTAGGED, *facts)]
+
+
+def _quantization(text: str) -> str:
+    """What is stored says ``MOSTLY_Q4_K_M``, and older artifacts ``IQ2_XXS/Q4_K_M``; people say ``Q4_K_M``."""
+    return text.removeprefix("MOSTLY_").rpartition("/")[2]
 
 
 def _context_size(config: dict[str, Any]) -> str:
