@@ -56,7 +56,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(argv: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is stopped in the end; what it writes goes to ``log``."""
     with log.open("ab") as output:
         process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

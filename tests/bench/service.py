@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import attrs
 
 from tests.bench.processes import Unavailable, free_port, running, wait_for
 
-__all__ = ["MODEL", "Service", "ask", "dmr_program", "environment", "listening", "serving", "start_seconds"]
+__all__ = ["ANSWER_LIMIT", "MODEL", "Service", "ask", "dmr_program", "environment", "listening", "serving"]
 
 MODEL = "dmr/demo"
-_ANSWER_LIMIT = 60.0
+ANSWER_LIMIT = 60.0
 
 
 @attrs.frozen
@@ -60,7 +59,7 @@ def environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str,
 def serving(root: Path, extra: Mapping[str, str] | None = None) -> Iterator[Service]:
     """A service with the bundled model in its store."""
     port, log = free_port(), root / "serve.log"
-    with running([dmr_program(), "serve", "--port", str(port)], environment(root, extra), log) as process:
+    with running([str(dmr_program()), "serve", "--port", str(port)], environment(root, extra), log) as process:
         wait_for(lambda: listening(port), process, log)
         status, answer = ask(port, "/models/create", {"from": MODEL})
         if status != 200:
@@ -76,32 +75,10 @@ def listening(port: int) -> bool:
 
 def ask(port: int, path: str, body: object) -> tuple[int, bytes]:
     """POST JSON; the status and the body of the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_LIMIT)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_LIMIT)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
-
-
-def start_seconds(root: Path) -> float:
-    """From the exec of ``dmr serve`` to the end of its first answer, the list of its models with status 200."""
-    port, log = free_port(), root / "serve.log"
-    command, variables = [dmr_program(), "serve", "--port", str(port)], environment(root)
-    began = time.perf_counter()
-    with running(command, variables, log) as process:
-        while not listening(port):
-            if process.poll() is not None:
-                raise Unavailable(f"the service did not start:\n{log.read_text(errors='replace')}")
-            time.sleep(0.001)
-        # It listens before it is ready, and answers once it is: from here on nothing is polled.
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_LIMIT)
-        connection.request("GET", "/models")
-        answer = connection.getresponse()
-        answer.read()
-        took = time.perf_counter() - began
-        connection.close()
-    if answer.status != 200:
-        raise Unavailable(f"GET /models: {answer.status}")
-    return took
