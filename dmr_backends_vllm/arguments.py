@@ -19,7 +19,31 @@ _KEY: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 # The reference's list, less --served-model-name (the runner's own), --swap-space and
 # --use-v2-block-manager, which vLLM removed.
 _ALLOWED: Final = frozenset(
-    ["--block-size", "--disable-custom-all-reduce", "--disable-log-stats", "--dtype", "--enable-chunked-prefill", "--enable-prefix-caching", "--enforce-eager", "--gpu-memory-utilization", "--kv-cache-dtype", "--load-format", "--max-logprobs", "--max-model-len", "--max-num-batched-tokens", "--max-num-seqs", "--pipeline-parallel-size", "-pp", "--quantization", "-q", "--revision", "--seed", "--tensor-parallel-size", "-tp", "--tokenizer-mode"]
+    [
+        "--block-size",
+        "--disable-custom-all-reduce",
+        "--disable-log-stats",
+        "--dtype",
+        "--enable-chunked-prefill",
+        "--enable-prefix-caching",
+        "--enforce-eager",
+        "--gpu-memory-utilization",
+        "--kv-cache-dtype",
+        "--load-format",
+        "--max-logprobs",
+        "--max-model-len",
+        "--max-num-batched-tokens",
+        "--max-num-seqs",
+        "--pipeline-parallel-size",
+        "-pp",
+        "--quantization",
+        "-q",
+        "--revision",
+        "--seed",
+        "--tensor-parallel-size",
+        "-tp",
+        "--tokenizer-mode",
+    ]
 )
 
 

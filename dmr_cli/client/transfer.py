@@ -70,6 +70,9 @@ def _once(api: Api, path: str, body: dict[str, str], reporter: Reporter) -> str:
 
 
 def _is_passing(error: ClientError) -> bool:
-    if isinstance(error, (ConnectionLostError, BadGatewayError)):
+    if isinstance(error, ConnectionLostError):
         return True
+    if isinstance(error, BadGatewayError):
+        # The service has tried again itself before it says this; a proxy in between has not.
+        return not error.message.startswith("error while ")
     return isinstance(error, TransferError) and any(words in error.message.lower() for words in _PASSING)

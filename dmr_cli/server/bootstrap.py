@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from importlib.metadata import EntryPoint
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -21,12 +21,10 @@ from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
-from dmr_adapters.registry.credentials import CredentialStore
-from dmr_adapters.registry.endpoint import EndpointPolicy
-from dmr_adapters.registry.oci import OciRegistry
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.demo import DemoModelSource
 from dmr_core.domain.gpu import Detection
+from dmr_core.domain.reference import Reference
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
@@ -36,7 +34,7 @@ from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.package_source import PackageSource
 from dmr_core.ports.process import ProcessSupervisor
-from dmr_core.ports.registry import Registry
+from dmr_core.ports.registry import Credentials, Registry, RegistrySession
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
@@ -47,6 +45,9 @@ from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
 from dmr_core.services.scheduling.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from dmr_adapters.registry.oci import OciRegistry
 
 __all__ = ["Overrides", "Service", "bind", "build_packaging", "open_service", "serve"]
 
@@ -170,17 +171,51 @@ async def _processes(settings: Settings, stack: AsyncExitStack) -> ProcessSuperv
 
 
 def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Registry:
-    registry = OciRegistry(
-        decode_manifest=decode_manifest,
-        decode_config=decode_config,
-        clock=clock,
-        endpoints=EndpointPolicy(
-            insecure=settings.insecure_registries, everything_insecure=settings.all_registries_insecure
-        ),
-        credentials=CredentialStore(environment=settings.environment, directory=settings.docker_config),
-    )
+    registry = _LazyRegistry(settings, clock)
     stack.push_async_callback(registry.aclose)
     return registry
+
+
+class _LazyRegistry(Registry):
+    """The registry adapter, made for the first pull or push.
+
+    The HTTP client it imports takes longer than the rest of the adapters together, and a service
+    that has its models never needs it.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._registry: OciRegistry | None = None
+
+    def session(
+        self, reference: Reference, *, push: bool = False, credentials: Credentials | None = None
+    ) -> AbstractAsyncContextManager[RegistrySession]:
+        """See :class:`Registry`."""
+        if self._registry is None:
+            self._registry = self._make()
+        return self._registry.session(reference, push=push, credentials=credentials)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._registry is not None:
+            await self._registry.aclose()
+
+    def _make(self) -> OciRegistry:
+        from dmr_adapters.registry.credentials import CredentialStore  # noqa: PLC0415 - see the class
+        from dmr_adapters.registry.endpoint import EndpointPolicy  # noqa: PLC0415
+        from dmr_adapters.registry.oci import OciRegistry  # noqa: PLC0415
+
+        settings = self._settings
+        return OciRegistry(
+            decode_manifest=decode_manifest,
+            decode_config=decode_config,
+            clock=self._clock,
+            endpoints=EndpointPolicy(
+                insecure=settings.insecure_registries, everything_insecure=settings.all_registries_insecure
+            ),
+            credentials=CredentialStore(environment=settings.environment, directory=settings.docker_config),
+        )
 
 
 async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:

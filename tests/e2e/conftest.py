@@ -64,7 +64,9 @@ class Daemon:
         finally:
             self.process = None
 
-    def cli(self, *arguments: str, check: bool = True, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    def cli(
+        self, *arguments: str, check: bool = True, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run ``dmr`` against it."""
         environment = {**self.environment, "MODEL_RUNNER_HOST": self.url}
         done = subprocess.run(
@@ -77,7 +79,9 @@ class Daemon:
             check=False,
         )
         if check and done.returncode:
-            pytest.fail(f"dmr {' '.join(arguments)} exited with {done.returncode}:\n{done.stderr.decode()}\n{self.log.read_text()}")
+            pytest.fail(
+                f"dmr {' '.join(arguments)} exited with {done.returncode}:\n{done.stderr.decode()}\n{self.log.read_text()}"
+            )
         return done
 
     def engines(self) -> list[int]:

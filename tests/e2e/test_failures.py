@@ -73,7 +73,8 @@ def test_an_engine_killed_in_mid_answer_is_a_typed_error_within_a_second(daemon:
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as connection:
         content = json.dumps(body).encode()
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content)
+            + content
         )
         received = b""
         while received.count(b"data: ") < 3:
@@ -203,7 +204,9 @@ def test_a_disk_that_fills_up_during_a_pull_is_told_and_nothing_is_lost(
     host, _ = registry
     mount = tmp_path / "disk"
     mount.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], capture_output=True, check=False
+    )
     require("root", available=mounted.returncode == 0, reason="a file system cannot be mounted here")
     try:
         daemon.start()
@@ -232,13 +235,13 @@ def test_a_registry_that_is_down_is_told_quickly(daemon: Daemon) -> None:
         closed = f"127.0.0.1:{probe.getsockname()[1]}"
     began = time.monotonic()
     status, text = post(daemon, "/models/create", {"from": f"{closed}/x/y"})
+    done = daemon.cli("pull", f"{closed}/x/y", check=False)
 
     assert status == 502
     assert closed in text
-    assert time.monotonic() - began < 5.0
-    done = daemon.cli("pull", f"{closed}/x/y", check=False)
     assert done.returncode == 1
     assert closed.encode() in done.stderr
+    assert time.monotonic() - began < 10.0
 
 
 def test_a_port_in_use_is_told_at_once(daemon: Daemon) -> None:
@@ -295,9 +298,7 @@ def test_a_second_daemon_on_one_socket_is_refused(daemon: Daemon) -> None:
         ("/v1/chat/completions", b"x" * (11 * 1024 * 1024), 413, "request too large"),
     ],
 )
-def test_bad_requests_over_a_real_socket(
-    daemon: Daemon, path: str, body: Any, status: int, text: str
-) -> None:
+def test_bad_requests_over_a_real_socket(daemon: Daemon, path: str, body: Any, status: int, text: str) -> None:
     """Each its own status and text; an oversize body is answered, not left hanging."""
     daemon.start()
     answered, content = post(daemon, path, body)

@@ -29,7 +29,8 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.registry
 @pytest.mark.parametrize(
-    "source", [["--gguf", str(DEMO / "model" / "demo.gguf")], ["--gguf", str(DEMO / "model" / "demo.gguf"), "--format", "cncf"]]
+    "source",
+    [["--gguf", str(DEMO / "model" / "demo.gguf")], ["--gguf", str(DEMO / "model" / "demo.gguf"), "--format", "cncf"]],
 )
 def test_package_push_remove_pull_and_run_give_the_same_model(daemon: Daemon, registry: str, source: list[str]) -> None:
     """Nothing changes on the way through a registry: neither the answer nor the identity."""
@@ -87,7 +88,9 @@ def test_the_seeds_programs_work(daemon: Daemon) -> None:
     daemon.start()
     environment = {**daemon.environment, "MODEL_RUNNER_HOST": daemon.url}
     daemon.cli("pull", "dmr/demo")
-    listed = subprocess.run([programs / "model-cli", "list"], env=environment, capture_output=True, timeout=30, check=True)
+    listed = subprocess.run(
+        [programs / "model-cli", "list"], env=environment, capture_output=True, timeout=30, check=True
+    )
     assert b"dmr/demo" in listed.stdout
     asked = subprocess.run(
         [programs / "model-cli", "run", "dmr/demo", "Hello, how are you?"],

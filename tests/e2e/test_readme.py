@@ -56,4 +56,6 @@ def test_the_tour_runs_as_it_is_written(daemon: Daemon) -> None:
             check=False,
         )
         if done.returncode or not matches(documented, done.stdout):
-            pytest.fail(f"$ {command}\nexited with {done.returncode} and printed\n{done.stdout}\nbut is said to print\n{documented}")
+            pytest.fail(
+                f"$ {command}\nexited with {done.returncode} and printed\n{done.stdout}\nbut is said to print\n{documented}"
+            )

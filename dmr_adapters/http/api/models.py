@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from dmr_adapters.http.asgi import read_body
-from dmr_adapters.http.errors import error_response, message_of, plain_text, quoted, status_of
+from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, quoted, status_of
 from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
 from dmr_adapters.http.services import Services
 from dmr_core.domain.model import Model
@@ -167,7 +167,7 @@ async def _stream(lines: AsyncGenerator[Progress, None], request: Request, mode:
     try:
         first = await _first(lines, request)
     except DmrError as exc:
-        return _refusal(exc, prefix)
+        return _refusal(exc, prefix, stock=is_stock_cli(request.headers.get("user-agent", "")))
     if first is None:
         return Response(status_code=499)
     as_json = request.headers.get("accept") == "application/json"
@@ -222,18 +222,22 @@ async def _render(
             )
 
 
-def _refusal(error: DmrError, prefix: str) -> Response:
-    """What fails before the first line; texts the stock CLI knows begin these bodies."""
+def _refusal(error: DmrError, prefix: str, *, stock: bool) -> Response:
+    """What fails before the first line; texts the stock CLI knows begin these bodies.
+
+    To that CLI any 503 says that the service is not running, and 502 and 504 are worth four more tries; here they
+    are a registry's, and were tried again already.
+    """
     status = status_of(error)
+    if stock and status in (502, 503, 504):
+        status = 500
     if isinstance(error, RemoteModelNotFoundError | ModelNotFoundError):
         return plain_text(f"Model not found: {error.message}", status)
     if isinstance(error, UnauthorizedError):
         return plain_text(f"Unauthorized: {error.message}", status)
     if isinstance(error, InvalidReferenceError):
         return plain_text(f"Invalid model reference: {error.message}", status)
-    if status == 503:
-        status = 502  # to the stock CLI any 503 says that the service is not running
-    return error_response(error, openai=False) if status == 500 else plain_text(prefix + error.message, status)
+    return plain_text(prefix + error.message, status)
 
 
 def _credentials(token: str | None) -> Credentials | None:
