@@ -93,8 +93,10 @@ class Daemon:
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that has not been started yet."""
     made = Daemon(tmp_path, daemon_environment(tmp_path))
-    yield made
-    made.stop()
+    try:
+        yield made
+    finally:
+        made.stop()
     assert made.engines() == []
 
 

@@ -18,10 +18,12 @@ MODEL = "dmr/demo"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     root = tmp_path_factory.mktemp("sdk")
     daemon = Daemon(root, daemon_environment(root))
-    daemon.start()
-    daemon.cli("pull", MODEL)
-    yield daemon
-    daemon.stop()
+    try:
+        daemon.start()
+        daemon.cli("pull", MODEL)
+        yield daemon
+    finally:
+        daemon.stop()
 
 
 @pytest.fixture(params=["/v1", "/engines/llama.cpp/v1"])

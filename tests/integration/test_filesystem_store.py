@@ -20,6 +20,7 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.errors import PreconditionError, StorageFullError, StoreUnwritableError, UnavailableError
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob, put_model
+from tests.conftest import require
 
 _WEIGHTS = b"GGUF" + bytes(range(256)) * 64
 _MEBIBYTE = 1024 * 1024
@@ -452,15 +453,13 @@ class TestDisk:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a file system")
+    require("root", available=os.geteuid() == 0, reason="only root may mount a file system")
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], check=False, capture_output=True
     )
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    require("root", available=done.returncode == 0, reason=f"cannot mount: {done.stderr.decode().strip()}")
     try:
         yield mount
     finally:
