@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from starlette.responses import Response
 
 from dmr_core import errors
 
-__all__ = ["error_response", "is_stock_cli", "openai_error", "plain_text", "status_of"]
+__all__ = [
+    "error_response",
+    "is_stock_cli",
+    "message_of",
+    "not_found_text",
+    "openai_error",
+    "plain_text",
+    "sse_error",
+    "status_of",
+]
 
 _log: Final = logging.getLogger("dmr.http")
 
@@ -115,7 +124,11 @@ def sse_error(error: BaseException) -> bytes:
     return b"data: " + openai_error(error, status_of(error)) + b"\n\n"
 
 
-def quoted(value: Any) -> str:
-    """``value`` as the reference quotes names in its messages: ``"name"``, control characters escaped, 100 at most."""
-    text = json.dumps(str(value), ensure_ascii=False)[1:-1]
-    return f'"{text}"' if len(text) <= 100 else f'"{text[:100]}"...[truncated]'
+def not_found_text(name: str) -> str:
+    """What clients of the reference know on inference and OpenAI routes; its double quoting is part of it.
+
+    Control characters of the name are escaped, and it is cut at 100 characters.
+    """
+    text = json.dumps(name, ensure_ascii=False)[1:-1]
+    shown = f'"{text}"' if len(text) <= 100 else f'"{text[:100]}"...[truncated]'
+    return f"error while getting model: get model '{shown}': model not found"

@@ -22,7 +22,7 @@ from dmr_adapters.http.errors import (
     error_response,
     is_stock_cli,
     message_of,
-    quoted,
+    not_found_text,
     sse_error,
     status_of,
 )
@@ -335,7 +335,7 @@ async def _explain(lease: Lease, error: UpstreamError) -> DmrError:
 def _wire_text(error: Exception, exchange: _Exchange) -> str | None:
     """The texts clients of the reference know; ``None`` for the error's own."""
     if isinstance(error, ModelNotFoundError):
-        return f"error while getting model: get model '{quoted(exchange.name)}': model not found"
+        return not_found_text(exchange.name)
     if isinstance(error, BackendNotFoundError):
         return "backend not found"
     if isinstance(error, BodyTooLargeError):

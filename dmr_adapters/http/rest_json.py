@@ -11,6 +11,7 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
+from dmr_core.domain.encoding import config_document
 from dmr_core.domain.engine import EngineConfig, EngineMode, Speculative
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.keep_alive import KeepAlive
@@ -148,24 +149,10 @@ def json_response(
 
 def model_json(model: Model) -> dict[str, Any]:
     """A model as ``GET /models`` lists it."""
-    config = model.config
-    inner: dict[str, Any] = {
-        "format": config.format,
-        "quantization": config.quantization,
-        "parameters": config.parameters,
-        "architecture": config.architecture,
-        "size": config.size,
-        "gguf": dict(config.gguf),
-        "safetensors": dict(config.safetensors),
-        "diffusers": dict(config.diffusers),
-    }
-    inner = {key: value for key, value in inner.items() if value}
-    if config.context_size is not None:
-        inner["context_size"] = config.context_size
     document: dict[str, Any] = {"id": str(model.id)}
     if model.tags:
         document["tags"] = list(model.tags)
-    return {**document, "created": config.created_unix, "config": inner}
+    return {**document, "created": model.config.created_unix, "config": config_document(model.config)}
 
 
 def openai_model_json(model: Model, name: str | None = None) -> dict[str, Any]:

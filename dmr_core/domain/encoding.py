@@ -23,6 +23,7 @@ from dmr_core.domain.artifact import (
 )
 
 __all__ = [
+    "config_document",
     "encode_config",
     "encode_for",
     "encode_manifest",
@@ -97,9 +98,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return go_json(document).encode()
 
 
-def encode_config(config: ModelConfig) -> bytes:
-    """The bytes of a Docker-format config, v0.1 and v0.2 alike."""
-    inner: dict[str, Any] = {
+def config_document(config: ModelConfig) -> dict[str, Any]:
+    """The ``config`` object of a Docker-format config, which is also how the API shows it. Empty members are left out."""
+    members: dict[str, Any] = {
         "format": config.format,
         "quantization": config.quantization,
         "parameters": config.parameters,
@@ -109,13 +110,15 @@ def encode_config(config: ModelConfig) -> bytes:
         "safetensors": _sorted(config.safetensors),
         "diffusers": _sorted(config.diffusers),
     }
-    inner = {key: value for key, value in inner.items() if value}
-    if config.context_size is not None:
-        inner["context_size"] = config.context_size
-    descriptor = {"created": config.created} if config.created else {}
+    document = {key: value for key, value in members.items() if value}
+    return document if config.context_size is None else {**document, "context_size": config.context_size}
+
+
+def encode_config(config: ModelConfig) -> bytes:
+    """The bytes of a Docker-format config, v0.1 and v0.2 alike."""
     document = {
-        "config": inner,
-        "descriptor": descriptor,
+        "config": config_document(config),
+        "descriptor": {"created": config.created} if config.created else {},
         "rootfs": {"type": "rootfs", "diff_ids": list(config.diff_ids)},
     }
     return go_json(document).encode()

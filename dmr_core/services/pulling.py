@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import attrs
@@ -19,7 +20,7 @@ from dmr_core.ports.clock import Clock
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.model_store import BlobWriter, ModelStore
 from dmr_core.ports.registry import Credentials, Registry, RegistrySession
-from dmr_core.services.transfer import ProgressMeter
+from dmr_core.services.transfer import ProgressMeter, at_most
 
 __all__ = ["PullingService"]
 
@@ -162,7 +163,8 @@ class PullingService:
             config, config_bytes = await session.config(remote.manifest.config)
             layers = list({layer.digest: layer for layer in remote.manifest.layers}.values())
             meter.total = sum(layer.size for layer in layers)
-            work = asyncio.ensure_future(self._fetch_all(session, layers, meter))
+            fetches = [partial(self._fetch, session, layer, meter) for layer in layers]
+            work = asyncio.ensure_future(at_most(_LAYERS_AT_ONCE, fetches))
             async with aclosing(meter.follow(work)) as lines:
                 async for line in lines:
                     yield line
@@ -175,20 +177,6 @@ class PullingService:
     async def _add(self, artifact: Artifact, reference: Reference) -> Model:
         model = await self._store.add(artifact)
         return await self._store.tag(model.id, reference)
-
-    async def _fetch_all(self, session: RegistrySession, layers: Sequence[Descriptor], meter: ProgressMeter) -> None:
-        limit = asyncio.Semaphore(_LAYERS_AT_ONCE)
-
-        async def fetch(layer: Descriptor) -> None:
-            async with limit:
-                await self._fetch(session, layer, meter)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for layer in layers:
-                    group.create_task(fetch(layer))
-        except BaseExceptionGroup as exc:
-            raise _first(exc) from exc
 
     async def _fetch(self, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
         # A blob that is here already is a writer at its end; one of the wrong length is written anew.
@@ -223,11 +211,3 @@ class PullingService:
 
 def _success(message: str) -> Progress:
     return Progress(kind=ProgressKind.SUCCESS, message=message, mode=TransferMode.PULL)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The condition behind a group: what a layer met first is what the caller can act on."""
-    error: BaseException = group.exceptions[0]
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

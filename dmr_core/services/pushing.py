@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from dmr_core.domain.artifact import Descriptor
@@ -16,7 +17,7 @@ from dmr_core.ports.clock import Clock
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.registry import Credentials, Registry, RegistrySession
 from dmr_core.services.catalog import CatalogService
-from dmr_core.services.transfer import ProgressMeter
+from dmr_core.services.transfer import ProgressMeter, at_most
 
 __all__ = ["PushingService"]
 
@@ -50,7 +51,8 @@ class PushingService:
         blobs = list({blob.digest: blob for blob in model.manifest.blobs}.values())
         meter.total = sum(blob.size for blob in blobs)
         async with self._registry.session(reference, push=True, credentials=credentials) as session:
-            work = asyncio.ensure_future(self._send_all(session, blobs, meter))
+            sends = [partial(self._send, session, blob, meter) for blob in blobs]
+            work = asyncio.ensure_future(at_most(_LAYERS_AT_ONCE, sends))
             async with aclosing(meter.follow(work)) as lines:
                 async for line in lines:
                     yield line
@@ -63,25 +65,11 @@ class PushingService:
             raise NotFoundError(f"the manifest of {model.name!r} is missing from the store")
         return content
 
-    async def _send_all(self, session: RegistrySession, blobs: list[Descriptor], meter: ProgressMeter) -> None:
-        limit = asyncio.Semaphore(_LAYERS_AT_ONCE)
-
-        async def send(blob: Descriptor) -> None:
-            async with limit:
-                if not await session.has_blob(blob):
-                    await session.push_blob(
-                        blob,
-                        lambda offset: self._store.read_blob(blob.digest, offset),
-                        lambda sent: meter.advance(LayerProgress(blob.digest, blob.size, sent)),
-                    )
-                meter.advance(LayerProgress(blob.digest, blob.size, blob.size))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for blob in blobs:
-                    group.create_task(send(blob))
-        except BaseExceptionGroup as exc:
-            error: BaseException = exc
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            raise error from exc
+    async def _send(self, session: RegistrySession, blob: Descriptor, meter: ProgressMeter) -> None:
+        if not await session.has_blob(blob):
+            await session.push_blob(
+                blob,
+                lambda offset: self._store.read_blob(blob.digest, offset),
+                lambda sent: meter.advance(LayerProgress(blob.digest, blob.size, sent)),
+            )
+        meter.advance(LayerProgress(blob.digest, blob.size, blob.size))

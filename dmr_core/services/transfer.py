@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final
 
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.progress import LayerProgress, Progress, ProgressKind, TransferMode
 from dmr_core.ports.clock import Clock
 
-__all__ = ["ProgressMeter"]
+__all__ = ["ProgressMeter", "at_most"]
 
 _MIB: Final = 1024 * 1024
 _INTERVAL: Final = 0.1
+
+
+async def at_most(limit: int, work: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Do all of ``work``, at most ``limit`` at a time; the first failure cancels the rest and is raised as it is."""
+    slots = asyncio.Semaphore(limit)
+
+    async def one(step: Callable[[], Awaitable[None]]) -> None:
+        async with slots:
+            await step()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in work:
+                group.create_task(one(step))
+    except BaseExceptionGroup as exc:
+        # What one of them met first is what the caller can act on.
+        error: BaseException = exc
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from exc
 
 
 class ProgressMeter:

@@ -8,10 +8,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dmr_adapters.http.api.models import wrapped_not_found
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.background import BackgroundTasks
-from dmr_adapters.http.errors import error_response, is_stock_cli, plain_text, status_of
+from dmr_adapters.http.errors import error_response, is_stock_cli, not_found_text, plain_text, status_of
 from dmr_adapters.http.rest_json import (
     ConfigureBody,
     UnloadBody,
@@ -63,7 +62,7 @@ class EnginesApi:
         try:
             return json_response(openai_model_json(await self._services.catalog.find_fresh(name), name))
         except ModelNotFoundError as exc:
-            return error_response(exc, openai=not _stock(request), message=wrapped_not_found(name))
+            return error_response(exc, openai=not _stock(request), message=not_found_text(name))
         except DmrError as exc:
             return error_response(exc, openai=not _stock(request))
 
@@ -125,7 +124,7 @@ class EnginesApi:
         except BackendNotFoundError:
             return plain_text("backend not found", 404)
         except ModelNotFoundError as exc:
-            return plain_text(wrapped_not_found(exc.reference), 404)
+            return plain_text(not_found_text(exc.reference), 404)
         except DmrError as exc:
             return plain_text(exc.message, 400 if isinstance(exc, BodyTooLargeError) else status_of(exc))
         self._background.start(self._preload(plan), f"preload-{plan.alias}", timeout=_PRELOAD_TIMEOUT)

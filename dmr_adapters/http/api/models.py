@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from dmr_adapters.http.asgi import read_body
-from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, quoted, status_of
+from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
 from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
 from dmr_adapters.http.services import Services
 from dmr_core.domain.model import Model
@@ -247,8 +247,3 @@ def _credentials(token: str | None) -> Credentials | None:
 def _flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name)
     return value is not None and value in _TRUE
-
-
-def wrapped_not_found(name: str) -> str:
-    """The long not-found text of inference and OpenAI routes."""
-    return f"error while getting model: get model '{quoted(name)}': model not found"
