@@ -13,10 +13,13 @@ from typing import Final
 from dmr_cli.server.settings import read_settings
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import DmrError
+from dmr_core.services.scheduling.scheduler import Scheduler
 
 __all__ = ["main", "run"]
 
 _log: Final = logging.getLogger("dmr")
+_FINISH: Final = 1.5
+_POLL: Final = 0.02
 
 
 def main() -> None:
@@ -68,13 +71,28 @@ async def _serve(settings: Settings) -> int:
     try:
         async with open_service(settings) as service:
             _log.info("listening on %s, models in %s", settings.listen, settings.models_path)
-            await serve(service.app, listener, stop)
-            _log.info("stopping")
+            winding_down = asyncio.ensure_future(_wind_down(stop, service.services.scheduler))
+            try:
+                await serve(service.app, listener, stop)
+            finally:
+                stop.set()
+                await winding_down
     finally:
         listener.close()
         if settings.listen.socket is not None:
             settings.listen.socket.unlink(missing_ok=True)
     return 0
+
+
+async def _wind_down(stop: asyncio.Event, scheduler: Scheduler) -> None:
+    """Let answers that are nearly done be finished, then stop the engines: what still streams ends with a typed error."""
+    await stop.wait()
+    _log.info("stopping")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _FINISH
+    while loop.time() < deadline and any(view.leases for view in scheduler.runners()):
+        await asyncio.sleep(_POLL)
+    await scheduler.aclose()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -99,6 +99,27 @@ def test_an_engine_killed_in_mid_answer_is_a_typed_error_within_a_second(daemon:
     assert len(serving_starts(daemon)) == 2
 
 
+def test_a_stream_that_outlasts_the_service_ends_with_a_typed_error(daemon: Daemon, engine: Path) -> None:
+    reconfigure_standin(engine, starts=str(daemon.root / "starts"), hang_after=2)
+    body = {"model": "dmr/demo", "stream": True, "messages": [{"role": "user", "content": "a b c d e f g h"}]}
+    content = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        )
+        received = b""
+        while received.count(b"data: ") < 2:
+            received += connection.recv(65536)
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 5.0
+        while piece := connection.recv(65536):
+            received += piece
+    error = json.loads(received.split(b"data: ")[-1].split(b"\n\n")[0])["error"]
+    assert error["type"] == "server_error"
+    assert b"Traceback" not in daemon.log.read_bytes()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("grandchild", ["", "session"])
 def test_no_engine_outlives_its_daemon(daemon: Daemon, engine: Path, number: int, grandchild: str) -> None:
