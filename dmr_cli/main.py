@@ -13,6 +13,7 @@ import click
 
 from dmr_cli import __version__
 from dmr_cli.client.errors import EXIT_INTERRUPTED, ClientError
+from dmr_cli.docker_plugin import COMPLETE, METADATA, metadata, unwrap
 
 __all__ = ["ALIASES", "COMMANDS", "cli", "main", "program_name"]
 
@@ -123,7 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     5 conflict, 130 interrupted.
     """
     program = program_name(sys.argv[0])
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    arguments = unwrap(sys.argv[1:] if argv is None else argv, os.environ) or ["--help"]
+    if arguments[0] == METADATA:
+        print(metadata(__version__))
+        return 0
+    if arguments[0] == COMPLETE:
+        print(":4")  # Docker's word for: nothing to offer, and no file names either
+        return 0
     debug = _wants_debug(arguments)
     try:
         if f"_{program.replace('-', '_')}_COMPLETE".upper() in os.environ:

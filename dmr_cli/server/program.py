@@ -90,8 +90,10 @@ async def _wind_down(stop: asyncio.Event, scheduler: Scheduler) -> None:
     _log.info("stopping")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FINISH
-    while loop.time() < deadline and any(view.leases for view in scheduler.runners()):
-        await asyncio.sleep(_POLL)
+    while loop.time() < deadline and any(view.leases for view in scheduler.runners()):  # noqa: ASYNC110 - see below
+        await asyncio.sleep(
+            _POLL
+        )  # the hot path tells nobody when a lease ends, and should not; these are looks at the very end
     await scheduler.aclose()
 
 

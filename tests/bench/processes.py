@@ -25,7 +25,8 @@ class Unavailable(Exception):  # noqa: N818 - a condition of the machine, not an
 
 def main(benchmark: Callable[[], bool]) -> None:
     """Run a benchmark as a program: 0 when every bar is met, 1 when not, 2 when it cannot run here, 130 interrupted."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that everything started is stopped
+    for number in (signal.SIGTERM, signal.SIGHUP):  # unwinds, so that everything started is stopped
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the interpreter's own is always a text file
     try:
         code = 0 if benchmark() else 1

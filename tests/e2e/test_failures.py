@@ -105,7 +105,8 @@ def test_a_stream_that_outlasts_the_service_ends_with_a_typed_error(daemon: Daem
     content = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content)
+            + content
         )
         received = b""
         while received.count(b"data: ") < 2:
