@@ -38,7 +38,7 @@ from dmr_core.errors import (
 )
 from dmr_core.ports.transport import UpstreamRequest, UpstreamResponse
 from dmr_core.services.inference import Plan
-from dmr_core.services.scheduling.scheduler import Lease
+from dmr_core.services.scheduling.lease import Lease
 
 __all__ = ["InferenceApp", "InferenceRoute", "match_inference"]
 

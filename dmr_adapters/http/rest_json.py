@@ -20,7 +20,7 @@ from dmr_core.domain.progress import Progress
 from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 from dmr_core.plugins import PluginInfo
 from dmr_core.services.inference import ConfiguredModel
-from dmr_core.services.scheduling.scheduler import RunnerView
+from dmr_core.services.scheduling.lease import RunnerView
 from dmr_core.services.scheduling.state import Phase
 
 __all__ = [

@@ -13,7 +13,8 @@ from dmr_core.domain.model import Model
 from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
-from dmr_core.services.scheduling.scheduler import Lease, RunnerView, Scheduler
+from dmr_core.services.scheduling.lease import Lease, RunnerView
+from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.scheduling.state import Launch, Phase
 
 __all__ = ["ConfiguredModel", "InferenceService", "Plan"]

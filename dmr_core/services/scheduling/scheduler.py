@@ -12,9 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Self
-
-import attrs
+from typing import Final
 
 from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
@@ -22,82 +20,16 @@ from dmr_core.errors import DmrError, EngineExitedError, ShuttingDownError, Upst
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.metrics import Metrics
-from dmr_core.ports.transport import Endpoint
 from dmr_core.services.scheduling import state as rules
+from dmr_core.services.scheduling.lease import Handle, Lease, RunnerView
 from dmr_core.services.scheduling.state import Launch, Phase
 
-__all__ = ["Launcher", "Lease", "RunnerView", "Scheduler"]
+__all__ = ["Launcher", "Scheduler"]
 
 _log: Final = logging.getLogger("dmr.scheduler")
 
 Launcher = Callable[[RunnerKey, Launch], Awaitable[RunningEngine]]
 """Starts an engine and returns once it can serve. Cancelling it, or its failing, leaves nothing behind."""
-
-
-@attrs.frozen(kw_only=True)
-class RunnerView:
-    """A runner as people see it; ``idle_since`` is monotonic seconds, ``argv`` empty until it is ready."""
-
-    id: int
-    key: RunnerKey
-    alias: str
-    phase: Phase
-    leases: int
-    idle_since: float | None
-    keep_alive: KeepAlive
-    argv: tuple[str, ...] = ()
-
-
-@attrs.define(eq=False, kw_only=True)
-class _Handle:
-    """The shell's side of a runner: what is counted, and what must be awaited."""
-
-    id: int
-    key: RunnerKey
-    alias: str
-    started: float
-    engine: RunningEngine | None = None
-    leases: int = 0
-    idle_since: float = 0.0
-    armed: bool = False
-    ended: asyncio.Future[EngineExitedError] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
-    task: asyncio.Task[None] | None = None
-
-
-class Lease:
-    """The right to use a runner until :meth:`release`. Also a context manager."""
-
-    __slots__ = ("_give_back", "_handle", "alias", "endpoint")
-
-    def __init__(self, give_back: Callable[[_Handle], None], handle: _Handle, endpoint: Endpoint) -> None:
-        self._give_back = give_back
-        self._handle: _Handle | None = handle
-        self.endpoint = endpoint
-        self.alias = handle.alias
-
-    @property
-    def key(self) -> RunnerKey | None:
-        """What is leased; ``None`` once released."""
-        return self._handle.key if self._handle else None
-
-    def release(self) -> None:
-        """Give the runner back. Idempotent."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._give_back(handle)
-
-    async def failure(self, timeout: float) -> EngineExitedError | None:
-        """Why the engine is gone, if it is or will be within ``timeout`` seconds."""
-        if self._handle is None:
-            return None
-        done, _ = await asyncio.wait({self._handle.ended}, timeout=timeout)
-        return self._handle.ended.result() if done else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.release()
 
 
 class Scheduler:
@@ -109,8 +41,8 @@ class Scheduler:
         self._metrics = metrics
         self._grace = grace
         self._state = rules.State(slots=slots)
-        self._handles: dict[int, _Handle] = {}
-        self._ready: dict[RunnerKey, _Handle] = {}
+        self._handles: dict[int, Handle] = {}
+        self._ready: dict[RunnerKey, Handle] = {}
         self._waiting: dict[int, asyncio.Future[Lease]] = {}
         self._next_demand = 1
         self._inbox: deque[rules.Event] = deque()
@@ -176,7 +108,7 @@ class Scheduler:
             if self._waiting.pop(demand_id, None) is not None:
                 self._post(rules.Abandoned(demand_id))
 
-    def _give_back(self, handle: _Handle) -> None:
+    def _give_back(self, handle: Handle) -> None:
         handle.leases -= 1
         if handle.leases == 0:
             handle.idle_since = self._clock.monotonic()
@@ -302,14 +234,14 @@ class Scheduler:
                 if future is not None and not future.done():
                     future.set_exception(error)
 
-    def _grant(self, demand_id: int, handle: _Handle) -> None:
+    def _grant(self, demand_id: int, handle: Handle) -> None:
         future = self._waiting.pop(demand_id, None)
         if future is None or future.done() or handle.engine is None:
             return
         handle.leases += 1
         future.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
 
-    def _close_door(self, handle: _Handle) -> None:
+    def _close_door(self, handle: Handle) -> None:
         if self._ready.get(handle.key) is handle:
             del self._ready[handle.key]
 
@@ -323,12 +255,12 @@ class Scheduler:
     # --- effects that take time
 
     def _begin(self, runner_id: int, key: RunnerKey, launch: Launch) -> None:
-        handle = _Handle(id=runner_id, key=key, alias=launch.alias, started=self._clock.monotonic())
+        handle = Handle(id=runner_id, key=key, alias=launch.alias, started=self._clock.monotonic())
         self._handles[runner_id] = handle
         self._metrics.runners(backend=key.backend, change=1)
         handle.task = self._spawn(self._live(handle, launch), f"runner-{key}")
 
-    async def _live(self, handle: _Handle, launch: Launch) -> None:
+    async def _live(self, handle: Handle, launch: Launch) -> None:
         """Load, then watch until the engine ends. Cancelled only by :meth:`_stop`, which takes over from there."""
         backend = handle.key.backend
         try:
@@ -360,7 +292,7 @@ class Scheduler:
         await self._quietly_stop(handle)
         self._post(rules.Stopped(handle.id))
 
-    async def _stop(self, handle: _Handle, reason: str) -> None:
+    async def _stop(self, handle: Handle, reason: str) -> None:
         if handle.task is not None:
             handle.task.cancel()
             await asyncio.gather(handle.task, return_exceptions=True)
@@ -369,7 +301,7 @@ class Scheduler:
         _log.info("%s was unloaded (%s)", handle.key, reason)
         self._post(rules.Stopped(handle.id))
 
-    async def _quietly_stop(self, handle: _Handle) -> None:
+    async def _quietly_stop(self, handle: Handle) -> None:
         """End the engine; also after it exited by itself, for what it may have left behind."""
         if handle.engine is None:
             return

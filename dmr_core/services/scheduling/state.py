@@ -3,7 +3,8 @@
 ``apply(state, event, observed)`` gives the next state and the effects to carry out. It reads no
 clock, takes no lock and waits for nothing: how busy each runner is and what time it is come in as
 :class:`Observed`, because leases are counted where requests are served, not here. Whoever calls it
-must carry out every effect before observing again, with no other task in between.
+must carry out every effect before observing again, with no other task in between. The vocabulary is in
+``events.py`` and can be had from here, so that a caller needs one import for all of it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeAlias
 
 import attrs
 
-from dmr_core.domain.engine import EngineConfig, RunnerKey
+from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import DmrError, ShuttingDownError, UnavailableError
+from dmr_core.services.scheduling.events import (
+    Abandoned,
+    Closed,
+    Effect,
+    Event,
+    Exited,
+    Grant,
+    Launch,
+    LoadFailed,
+    Looked,
+    Ready,
+    Refuse,
+    Requested,
+    Retire,
+    Retuned,
+    Start,
+    Stop,
+    Stopped,
+    Unloaded,
+)
 
 __all__ = [
     "Abandoned",
@@ -47,15 +67,6 @@ __all__ = [
     "apply",
     "next_deadline",
 ]
-
-
-@attrs.frozen(kw_only=True)
-class Launch:
-    """How to start a runner, should one have to be started."""
-
-    alias: str
-    config: EngineConfig = attrs.field(factory=EngineConfig)
-    keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
 
 
 class Phase(StrEnum):
@@ -125,129 +136,6 @@ class Observed:
         """When it was last used, or became ready."""
         found = self.usage.get(runner.id)
         return found.idle_since if found else runner.since
-
-
-# --- events -----------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Requested:
-    """Somebody wants a runner and found none ready."""
-
-    demand_id: int
-    key: RunnerKey
-    launch: Launch
-
-
-@attrs.frozen
-class Abandoned:
-    """Whoever made the demand no longer waits."""
-
-    demand_id: int
-
-
-@attrs.frozen
-class Ready:
-    """A runner can serve."""
-
-    runner_id: int
-
-
-@attrs.frozen
-class LoadFailed:
-    """A runner could not be made ready; nothing of it is left."""
-
-    runner_id: int
-    error: DmrError
-
-
-@attrs.frozen
-class Exited:
-    """A runner that was ready ended by itself; :class:`Stopped` follows once nothing of it is left."""
-
-    runner_id: int
-
-
-@attrs.frozen
-class Stopped:
-    """A runner that was draining is gone."""
-
-    runner_id: int
-
-
-@attrs.frozen
-class Unloaded:
-    """These runners are to go; busy ones once they are done."""
-
-    runner_ids: frozenset[int]
-    reason: str = "unload"
-
-
-@attrs.frozen
-class Retuned:
-    """A live runner is to be kept for another time; nothing has to be restarted for that."""
-
-    runner_id: int
-    keep_alive: KeepAlive
-
-
-@attrs.frozen
-class Looked:
-    """Time has passed, or a runner became idle."""
-
-
-@attrs.frozen
-class Closed:
-    """No more loads; everything is to stop."""
-
-
-Event: TypeAlias = Requested | Abandoned | Ready | LoadFailed | Exited | Stopped | Unloaded | Retuned | Looked | Closed
-
-
-# --- effects ----------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Start:
-    """Begin loading."""
-
-    runner_id: int
-    key: RunnerKey
-    launch: Launch
-
-
-@attrs.frozen
-class Retire:
-    """Give the runner no new leases."""
-
-    runner_id: int
-
-
-@attrs.frozen
-class Stop:
-    """Give no new leases and end it; it is idle, or still loading."""
-
-    runner_id: int
-    reason: str
-
-
-@attrs.frozen
-class Grant:
-    """Give the demand a lease on the runner."""
-
-    demand_id: int
-    runner_id: int
-
-
-@attrs.frozen
-class Refuse:
-    """Tell the demand that it will not be served."""
-
-    demand_id: int
-    error: DmrError
-
-
-Effect: TypeAlias = Start | Retire | Stop | Grant | Refuse
 
 
 # --- the rules --------------------------------------------------------------------------------------

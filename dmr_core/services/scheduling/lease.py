@@ -1,0 +1,84 @@
+"""Leases: the right to use a runner, and what is counted about one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Self
+
+import attrs
+
+from dmr_core.domain.engine import RunnerKey
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.errors import EngineExitedError
+from dmr_core.ports.engine import RunningEngine
+from dmr_core.ports.transport import Endpoint
+from dmr_core.services.scheduling.state import Phase
+
+__all__ = ["Handle", "Lease", "RunnerView"]
+
+
+@attrs.frozen(kw_only=True)
+class RunnerView:
+    """A runner as people see it; ``idle_since`` is monotonic seconds, ``argv`` empty until it is ready."""
+
+    id: int
+    key: RunnerKey
+    alias: str
+    phase: Phase
+    leases: int
+    idle_since: float | None
+    keep_alive: KeepAlive
+    argv: tuple[str, ...] = ()
+
+
+@attrs.define(eq=False, kw_only=True)
+class Handle:
+    """The shell's side of a runner: what is counted, and what must be awaited."""
+
+    id: int
+    key: RunnerKey
+    alias: str
+    started: float
+    engine: RunningEngine | None = None
+    leases: int = 0
+    idle_since: float = 0.0
+    armed: bool = False
+    ended: asyncio.Future[EngineExitedError] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
+    task: asyncio.Task[None] | None = None
+
+
+class Lease:
+    """The right to use a runner until :meth:`release`. Also a context manager."""
+
+    __slots__ = ("_give_back", "_handle", "alias", "endpoint")
+
+    def __init__(self, give_back: Callable[[Handle], None], handle: Handle, endpoint: Endpoint) -> None:
+        self._give_back = give_back
+        self._handle: Handle | None = handle
+        self.endpoint = endpoint
+        self.alias = handle.alias
+
+    @property
+    def key(self) -> RunnerKey | None:
+        """What is leased; ``None`` once released."""
+        return self._handle.key if self._handle else None
+
+    def release(self) -> None:
+        """Give the runner back. Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._give_back(handle)
+
+    async def failure(self, timeout: float) -> EngineExitedError | None:
+        """Why the engine is gone, if it is or will be within ``timeout`` seconds."""
+        if self._handle is None:
+            return None
+        done, _ = await asyncio.wait({self._handle.ended}, timeout=timeout)
+        return self._handle.ended.result() if done else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()
