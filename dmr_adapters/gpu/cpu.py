@@ -29,12 +29,14 @@ class CpuDetector(GpuDetector):
             total = limit
             if used is not None:
                 free = min(limit - used, free) if free is not None else limit - used
+            elif free is not None:
+                free = min(limit, free)
         name = f"{platform.machine()}, {os.cpu_count() or 1} cores"
         return Detection(variant="cpu", devices=(GpuDevice(index=0, name=name, memory_total=total, memory_free=free),))
 
     def _machine(self) -> tuple[int | None, int | None]:
         try:
-            lines = self.meminfo.read_text().splitlines()
+            lines = self.meminfo.read_text(errors="replace").splitlines()
         except OSError:
             return None, None
         found = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
@@ -42,12 +44,12 @@ class CpuDetector(GpuDetector):
 
 
 def _kibibytes(fields: list[str] | None) -> int | None:
-    return int(fields[0]) * 1024 if fields and fields[0].isdigit() else None
+    return int(fields[0]) * 1024 if fields and fields[0].isdecimal() else None
 
 
 def _bytes(path: Path) -> int | None:
     try:
-        text = path.read_text().strip()
+        text = path.read_text(errors="replace").strip()
     except OSError:
         return None
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None

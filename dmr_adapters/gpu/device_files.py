@@ -14,6 +14,7 @@ __all__ = ["detect_by_files"]
 
 def detect_by_files(variant: str, root: Path, pattern: str, name: str, missing: str) -> Detection:
     """One device per file below ``root`` that matches ``pattern``; ``missing`` says what it means that there is none."""
-    found = sorted(root.glob(pattern)) if root.is_dir() else []
+    # By length first: number 10 comes after number 2.
+    found = sorted(root.glob(pattern), key=lambda path: (len(path.name), path.name)) if root.is_dir() else []
     devices = tuple(GpuDevice(index=index, name=f"{name} ({path.name})") for index, path in enumerate(found))
     return Detection(variant=variant, devices=devices, detail="" if devices else missing)

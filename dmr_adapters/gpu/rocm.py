@@ -27,7 +27,7 @@ class RocmDetector(GpuDetector):
         if not (self.dev / "kfd").exists():
             return Detection(variant="rocm", detail=_MISSING)
         devices: list[GpuDevice] = []
-        for card in sorted(self.drm.glob("card[0-9]*/device")):
+        for card in sorted(self.drm.glob("card[0-9]*/device"), key=lambda path: (len(path.parent.name), path)):
             total = _number(card / "mem_info_vram_total")
             if total:
                 used = _number(card / "mem_info_vram_used")

@@ -227,7 +227,9 @@ async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:
                 return await plugins.detectors[variant].factory().detect()
         except TimeoutError:
             return Detection(variant=variant, detail=f"no answer within {_DETECTION_TIMEOUT:g} s")
-        except Exception as exc:  # a plugin's code
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise
+        except BaseException as exc:  # a plugin's code, which may call sys.exit
             plugins.fail(variant, exc)
             return Detection(variant=variant, detail=f"{type(exc).__name__}: {exc}")
 

@@ -132,7 +132,7 @@ class BackendService:
                 status = await backend.engine.status()
         except TimeoutError:
             status = BackendStatus(BackendState.ERROR, f"no answer within {_STATUS_TIMEOUT:g} s")
-        except Exception as exc:  # a plugin's code again
+        except (Exception, SystemExit) as exc:  # a plugin's code again
             status = BackendStatus(BackendState.ERROR, f"{type(exc).__name__}: {exc}")
         self._installed[backend.name] = status.state is BackendState.RUNNING
         return status
