@@ -131,7 +131,7 @@ def _specs(point: EntryPoint) -> tuple[list[BackendSpec], list[DetectorSpec]]:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as exc:
-        raise PluginLoadError(f"unknown hook: {exc}") from exc
+        raise PluginLoadError(str(exc).partition(" in plugin")[0]) from exc  # the rest is a path of this machine
     return _call(manager.hook.dmr_backends, BackendSpec), _call(manager.hook.dmr_gpu_detectors, DetectorSpec)
 
 
@@ -140,7 +140,7 @@ def _call(hook: Callable[[], Any], kind: type[_Spec]) -> list[_Spec]:
     for result in hook():
         for spec in result or ():
             if not isinstance(spec, kind):
-                raise PluginError(f"a hook gave {spec!r} where a {kind.__name__} is wanted")
+                raise PluginError(f"a hook gave a {type(spec).__name__} where a {kind.__name__} is wanted: {spec!r}")
             found.append(spec)
     return found
 

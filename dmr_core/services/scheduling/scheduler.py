@@ -67,6 +67,9 @@ class Scheduler:
             self._empty.clear()
             await self._empty.wait()
         self._pump_task.cancel()
+        for handle in list(self._handles.values()):  # there are some only if the pump broke
+            await self._stop(handle, "shutdown")
+            self._drop(handle.id)
         await asyncio.gather(self._pump_task, *self._tasks, return_exceptions=True)
         self._pump_task = None
 

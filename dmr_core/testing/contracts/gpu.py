@@ -36,7 +36,7 @@ class GpuDetectorContract(ABC):
     async def test_one_device_is_found(self) -> None:
         found = await self.detector(1).detect()
         assert (self.variant, True, "") == (found.variant, found.present, found.detail)
-        assert [0] == [device.index for device in found.devices]
+        assert [device.index for device in found.devices] == [0]
         assert all(device.name for device in found.devices)
 
     async def test_every_device_is_found_and_counted_from_zero(self) -> None:

@@ -1,0 +1,222 @@
+"""The service's settings: every variable, what flags change, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from dmr_cli.server import settings as module
+from dmr_cli.server.settings import read_settings
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.reference import ReferencePolicy
+from dmr_core.domain.settings import Listen, Settings
+from dmr_core.errors import InvalidConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    return tmp_path
+
+
+def defaults(home: Path) -> Settings:
+    return Settings(models_path=home / ".docker" / "models", docker_config=home / ".docker", max_runners=4)
+
+
+def test_without_anything_set_the_defaults_hold(home: Path) -> None:
+    assert defaults(home) == read_settings({})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changes"),
+    [
+        ("MODELS_PATH", "/srv/models", {"models_path": Path("/srv/models")}),
+        ("MODEL_RUNNER_PORT", "13434", {"listen": Listen(port=13434)}),
+        ("MODEL_RUNNER_PORT", "0", {"listen": Listen(port=0)}),
+        ("MODEL_RUNNER_SOCK", "/run/dmr.sock", {"listen": Listen(socket=Path("/run/dmr.sock"))}),
+        ("DMR_BIND", "::1", {"listen": Listen(host="::1")}),
+        ("DMR_BIND", "localhost", {"listen": Listen(host="localhost")}),
+        ("DMR_RUNTIME_DIR", "/run/dmr", {"runtime_dir": Path("/run/dmr")}),
+        ("DEFAULT_REGISTRY", "registry.example", {"references": ReferencePolicy(default_registry="registry.example")}),
+        ("INSECURE_REGISTRY", "true", {"all_registries_insecure": True}),
+        ("INSECURE_REGISTRY", "1", {}),
+        ("INSECURE_REGISTRY", "TRUE", {}),
+        ("DMR_INSECURE_REGISTRIES", "a:5000, b ,,", {"insecure_registries": frozenset({"a:5000", "b"})}),
+        ("MODEL_RUNNER_REGISTRY_MIRRORS", "https://m1,m2", {"registry_mirrors": ("https://m1", "m2")}),
+        ("DOCKER_CONFIG", "/etc/docker", {"docker_config": Path("/etc/docker")}),
+        ("DMR_ORIGINS", "http://a, http://b", {"allowed_origins": ("http://a", "http://b")}),
+        ("DMR_ALLOW_UNAUTHENTICATED", "1", {"allow_unauthenticated": True}),
+        ("DMR_ALLOW_UNAUTHENTICATED", "True", {"allow_unauthenticated": True}),
+        ("DMR_ALLOW_UNAUTHENTICATED", "f", {}),
+        ("DMR_ALLOW_UNAUTHENTICATED", "yes", {}),
+        ("LOG_LEVEL", "DEBUG", {"log_level": "debug"}),
+        ("LOG_LEVEL", "warn", {"log_level": "warning"}),
+        ("LOG_LEVEL", "warning", {"log_level": "warning"}),
+        ("LOG_LEVEL", "loud", {}),
+        ("DISABLE_METRICS", "t", {"metrics": False}),
+        ("DISABLE_METRICS", "0", {}),
+        ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
+        ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
+        ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),
+        ("DMR_KEEP_ALIVE", "1h", {"keep_alive": KeepAlive(3600.0)}),
+        ("DMR_KEEP_ALIVE", "0", {"keep_alive": KeepAlive(0.0)}),
+        ("DMR_KEEP_ALIVE", "-1", {"keep_alive": KeepAlive.forever()}),
+        ("DMR_START_TIMEOUT", "2.5", {"start_timeout": 2.5}),
+        ("DMR_STOP_GRACE", "1e-1", {"stop_grace": 0.1}),
+        ("DMR_DISABLED_PLUGINS", "nim,vllm", {"disabled_plugins": frozenset({"nim", "vllm"})}),
+        ("DMR_OVERRIDE_GPU", "rocm", {"gpu_override": "rocm"}),
+        ("SOMETHING_ELSE", "x", {}),
+    ],
+)
+def test_each_variable_sets_its_own(home: Path, name: str, text: str, changes: Mapping[str, Any]) -> None:
+    expected = attrs.evolve(defaults(home), environment={name: text}, **changes)
+
+    assert expected == read_settings({name: text})
+    quoted = read_settings({name: f' "{text}" '})
+    assert attrs.evolve(expected, environment={name: f' "{text}" '}) == quoted
+
+
+def test_the_table_above_knows_every_variable() -> None:
+    source = Path(module.__file__).read_text()
+    (table,) = [
+        mark.args[1]
+        for mark in test_each_variable_sets_its_own.pytestmark  # type: ignore[attr-defined]  # pytest's
+        if mark.name == "parametrize"
+    ]
+
+    read = set(re.findall(r'reader\.\w+\(\s*"([A-Z_]+)"', source))
+    assert read | {"LOG_LEVEL"} == {name for name, *_ in table} - {"SOMETHING_ELSE"}
+
+
+@pytest.mark.parametrize("text", ["", "  ", '""', "' '"])
+def test_what_is_set_to_nothing_is_not_set(home: Path, text: str) -> None:
+    names = ("MODEL_RUNNER_PORT", "MODELS_PATH", "DMR_MAX_BODY", "DMR_KEEP_ALIVE", "DMR_ORIGINS", "DMR_OVERRIDE_GPU")
+    environ = dict.fromkeys(names, text)
+
+    assert attrs.evolve(defaults(home), environment=environ) == read_settings(environ)
+
+
+def test_paths_are_expanded_and_absolute(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    read = read_settings({"MODELS_PATH": "~/models", "DMR_RUNTIME_DIR": "run"})
+
+    assert (home / "models", home / "run") == (read.models_path, read.runtime_dir)
+
+
+@pytest.mark.parametrize(("cores", "slots"), [(None, 2), (1, 2), (4, 4), (64, 8)])
+def test_slots_follow_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int | None, slots: int) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert slots == read_settings({}).max_runners
+
+
+# --- flags ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "listen"),
+    [
+        ({"MODEL_RUNNER_PORT": "1"}, {"port": "2"}, Listen(port=2)),
+        ({"MODEL_RUNNER_SOCK": "/a"}, {"socket": "/b"}, Listen(socket=Path("/b"))),
+        ({"MODEL_RUNNER_PORT": "1"}, {"socket": "/b"}, Listen(socket=Path("/b"))),
+        ({"MODEL_RUNNER_SOCK": "/a"}, {"port": "2"}, Listen(port=2)),
+        ({"DMR_BIND": "0.0.0.0"}, {"bind": "::1"}, Listen(host="::1")),
+        ({"MODEL_RUNNER_PORT": "1", "MODEL_RUNNER_SOCK": "/a"}, {}, Listen(port=1)),
+        ({"MODEL_RUNNER_PORT": "1"}, {"port": None, "socket": None, "bind": None}, Listen(port=1)),
+    ],
+)
+def test_flags_win_over_the_environment(environ: dict[str, str], flags: dict[str, str | None], listen: Listen) -> None:
+    assert listen == read_settings(environ, **flags).listen
+
+
+def test_the_models_path_may_be_a_flag() -> None:
+    assert read_settings({"MODELS_PATH": "/a"}, models_path="/b").models_path == Path("/b")
+
+
+def test_a_flag_that_is_wrong_is_named_as_a_flag() -> None:
+    with pytest.raises(InvalidConfigurationError, match="--port='x': a port is a number from 0 to 65535"):
+        read_settings({"MODEL_RUNNER_PORT": "1"}, port="x")
+
+
+# --- the model-runner program -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "listen"),
+    [
+        ({}, None),
+        ({"MODEL_RUNNER_SOCK": "/run/x.sock"}, Listen(socket=Path("/run/x.sock"))),
+        ({"MODEL_RUNNER_PORT": "13434"}, Listen(port=13434)),
+        ({"MODEL_RUNNER_PORT": "13434", "MODEL_RUNNER_SOCK": "/run/x.sock"}, Listen(port=13434)),
+    ],
+)
+def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
+    home: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], listen: Listen | None
+) -> None:
+    monkeypatch.chdir(home)
+
+    assert (listen or Listen(socket=home / "model-runner.sock")) == read_settings(environ, socket_default=True).listen
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("MODEL_RUNNER_PORT", "65536", "a port is a number from 0 to 65535"),
+        ("MODEL_RUNNER_PORT", "-1", "a port is a number from 0 to 65535"),
+        ("MODEL_RUNNER_PORT", "http", "a port is a number from 0 to 65535"),
+        ("DMR_MAX_BODY", "0", "expected a number of at least 1"),
+        ("DMR_MAX_BODY", "10MB", "expected a number of at least 1"),
+        ("DMR_MAX_RUNNERS", "-3", "expected a number of at least 1"),
+        ("DMR_MAX_PULLS", "1.5", "expected a number of at least 1"),
+        ("DMR_KEEP_ALIVE", "soon", "invalid keep_alive duration 'soon'"),
+        ("DMR_START_TIMEOUT", "0", "expected a number of seconds greater than 0"),
+        ("DMR_START_TIMEOUT", "nan", "expected a number of seconds greater than 0"),
+        ("DMR_START_TIMEOUT", "inf", "expected a number of seconds greater than 0"),
+        ("DMR_STOP_GRACE", "long", "could not convert string to float"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(name: str, text: str, complaint: str) -> None:
+    with pytest.raises(InvalidConfigurationError) as caught:
+        read_settings({name: text})
+    assert caught.value.message.startswith(f"invalid settings:\n  {name}={text!r}: {complaint}")
+
+
+def test_all_problems_are_told_together() -> None:
+    with pytest.raises(InvalidConfigurationError) as caught:
+        read_settings({"DMR_MAX_BODY": "x", "DMR_KEEP_ALIVE": "y", "DMR_STOP_GRACE": "-1"}, port="z", bind="0.0.0.0")
+    assert [line.partition(":")[0].strip() for line in caught.value.message.splitlines()] == [
+        "invalid settings",
+        "--port='z'",
+        "DMR_KEEP_ALIVE='y'",
+        "DMR_MAX_BODY='x'",
+        "DMR_STOP_GRACE='-1'",
+        "listening on '0.0.0.0' lets anyone who can reach it use this service",
+    ]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_listening_to_the_world_must_be_meant(host: str) -> None:
+    for environ, flags in (({"DMR_BIND": host}, {}), ({}, {"bind": host})):
+        with pytest.raises(InvalidConfigurationError, match="set DMR_ALLOW_UNAUTHENTICATED=1 if that is meant"):
+            read_settings(environ, **flags)
+        allowed = read_settings({**environ, "DMR_ALLOW_UNAUTHENTICATED": "1"}, **flags)
+        assert Listen(host=host) == allowed.listen
+
+
+def test_a_socket_is_nobody_elses_whatever_the_address() -> None:
+    read = read_settings({"DMR_BIND": "0.0.0.0", "MODEL_RUNNER_SOCK": "/run/x.sock"})
+
+    assert str(read.listen) == "unix:///run/x.sock"
+
+
+def test_secrets_of_the_environment_are_not_shown() -> None:
+    assert "hunter2" not in repr(read_settings({"DOCKER_PASSWORD": "hunter2"}))

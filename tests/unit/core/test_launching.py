@@ -1,0 +1,241 @@
+"""From a runner key to an engine that answers, or to nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+import pytest
+
+from dmr_core.domain.artifact import ModelConfig
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
+from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.errors import (
+    BackendNotFoundError,
+    EngineExitedError,
+    EngineStartTimeoutError,
+    ModelNotFoundError,
+    UpstreamError,
+)
+from dmr_core.ports.engine import LaunchRequest, RunningEngine
+from dmr_core.ports.transport import Endpoint
+from dmr_core.services import launching as module
+from dmr_core.services.backends import Backend, BackendService
+from dmr_core.services.launching import LaunchingService
+from dmr_core.services.scheduling.events import Launch
+from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob
+from dmr_core.testing.fakes.clock import FakeClock
+from dmr_core.testing.fakes.engine import FakeEngine, FakeRunningEngine, fake_backend
+from dmr_core.testing.fakes.model_store import InMemoryModelStore
+from dmr_core.testing.fakes.transport import Answer, InMemoryTransport
+
+START_TIMEOUT = 60.0
+
+
+class RememberingTransport(InMemoryTransport):
+    """Knows which endpoints it was told to forget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forgotten: list[Endpoint] = []
+
+    async def forget(self, endpoint: Endpoint) -> None:
+        self.forgotten.append(endpoint)
+
+
+@attrs.frozen
+class World:
+    store: InMemoryModelStore
+    transport: RememberingTransport
+    clock: FakeClock
+    engine: FakeEngine
+    service: LaunchingService
+
+    async def add(self, weights: bytes, context_size: int | None = None) -> Digest:
+        await put_blob(self.store, weights)
+        artifact = build_artifact([layer_of(weights)], ModelConfig(format="gguf", context_size=context_size))
+        return (await self.store.add(artifact)).id
+
+    async def launch(
+        self, model_id: Digest, config: EngineConfig | None = None, draft: Digest | None = None
+    ) -> RunningEngine:
+        key = RunnerKey("fake", model_id, EngineMode.COMPLETION, draft)
+        launch = Launch(alias="one", config=config or EngineConfig(), keep_alive=KeepAlive(300.0))
+        return await self.service.launch(key, launch)
+
+    async def loading(self, model_id: Digest) -> tuple[asyncio.Task[RunningEngine], FakeRunningEngine]:
+        """A load that waits for its engine, and that engine."""
+        self.engine.ready.clear()
+        task = asyncio.create_task(self.launch(model_id))
+        await self.clock.advance(1.0)
+        return task, self.engine.started[-1]
+
+    def left(self) -> tuple[int, int]:
+        """What must be gone after a load: sleepers on the clock, and answers nobody closed."""
+        return self.clock.sleepers, len(self.transport.open_responses)
+
+
+@pytest.fixture
+def world() -> World:
+    store, transport, clock = InMemoryModelStore(), RememberingTransport(), FakeClock()
+    engine = FakeEngine(transport)
+    service = LaunchingService(
+        store=store,
+        backends=BackendService({"fake": Backend(fake_backend(engine), engine)}),
+        transport=transport,
+        clock=clock,
+        start_timeout=START_TIMEOUT,
+    )
+    return World(store, transport, clock, engine, service)
+
+
+async def test_an_engine_that_answers_is_handed_over(world: World) -> None:
+    one = await world.add(b"one")
+    running = await world.launch(one)
+
+    model = world.store.by_id(one)
+    assert model is not None
+    assert world.engine.started == [running]
+    assert world.engine.started[0].request == LaunchRequest(
+        model=model, bundle=await world.store.bundle(one), alias="one"
+    )
+    assert world.transport.forgotten == []
+    assert world.left() == (0, 0)
+
+
+async def test_the_draft_model_comes_along(world: World) -> None:
+    one, small = await world.add(b"one"), await world.add(b"small")
+    await world.launch(one, draft=small)
+
+    assert world.engine.started[0].request.draft == await world.store.bundle(small)
+
+
+@pytest.mark.parametrize(
+    ("packaged", "configured", "used"), [(None, None, None), (512, None, 512), (512, 64, 64), (None, 64, 64)]
+)
+async def test_a_configured_context_size_wins_over_the_packaged_one(
+    world: World, packaged: int | None, configured: int | None, used: int | None
+) -> None:
+    await world.launch(await world.add(b"one", packaged), EngineConfig(context_size=configured))
+
+    assert world.engine.started[0].request.config == EngineConfig(context_size=used)
+
+
+async def test_an_engine_is_asked_until_it_is_healthy(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    asked = len(world.transport.requests)
+    assert asked > 10
+    assert not task.done()
+
+    world.engine.ready.set()
+    await world.clock.advance(0.25)
+    assert await task is engine
+    assert len(world.transport.requests) == asked + 1
+    assert world.left() == (0, 0)
+
+
+async def test_an_engine_that_does_not_listen_yet_is_waited_for(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    world.transport.silence(engine.endpoint)
+    await world.clock.advance(10.0)
+    assert not task.done()
+
+    async def healthy(_request: object) -> Answer:
+        return Answer(200)
+
+    world.transport.serve(engine.endpoint, healthy)
+    await world.clock.advance(0.25)
+    assert await task is engine
+
+
+async def test_a_probe_that_hangs_is_given_up_and_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROBE_TIMEOUT", 0.01)
+    hanging = asyncio.Event()
+
+    async def first_hangs(_request: object) -> Answer:
+        if not hanging.is_set():
+            hanging.set()
+            await asyncio.get_running_loop().create_future()
+        return Answer(200)
+
+    task, engine = await world.loading(await world.add(b"one"))
+    world.transport.serve(engine.endpoint, first_hangs)
+    await world.clock.advance(0.25)
+    async with asyncio.timeout(10):
+        while world.clock.sleepers < 2:
+            await asyncio.sleep(0)
+    await world.clock.advance(0.25)
+
+    assert hanging.is_set()
+    assert await task is engine
+    assert world.left() == (0, 0)
+
+
+async def test_an_engine_that_ends_while_it_loads_says_why_at_once(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    engine.crash(-9)
+
+    with pytest.raises(EngineExitedError, match="fake was killed by signal 9"):
+        await task
+    assert engine.stopped
+    assert world.transport.forgotten == [engine.endpoint]
+    assert world.left() == (0, 0)
+
+
+async def test_an_engine_that_is_never_ready_is_stopped_when_its_time_is_up(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    await world.clock.advance(START_TIMEOUT - 2.0)
+    assert not task.done()
+
+    await world.clock.advance(1.0)
+    with pytest.raises(EngineStartTimeoutError, match="fake did not become ready within 60 s"):
+        await task
+    assert engine.stopped
+    assert world.transport.forgotten == [engine.endpoint]
+    assert world.left() == (0, 0)
+
+
+async def test_a_cancelled_load_leaves_no_engine(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.stopped
+    assert world.transport.forgotten == [engine.endpoint]
+    assert world.left() == (0, 0)
+
+
+async def test_a_bug_in_the_transport_leaves_no_engine(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+
+    async def buggy(_request: object) -> Answer:
+        raise RuntimeError("a bug")
+
+    world.transport.serve(engine.endpoint, buggy)
+    await world.clock.advance(0.25)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await task
+    assert engine.stopped
+    assert world.left() == (0, 0)
+
+
+async def test_an_engine_that_cannot_be_started_is_told_as_it_is(world: World) -> None:
+    world.engine.fail_with = UpstreamError("no such program")
+
+    with pytest.raises(UpstreamError, match="no such program"):
+        await world.launch(await world.add(b"one"))
+    assert world.transport.forgotten == []
+
+
+async def test_a_model_that_was_removed_meanwhile_is_not_found(world: World) -> None:
+    with pytest.raises(ModelNotFoundError, match="'one'"):
+        await world.launch(Digest.of(b"gone"))
+
+
+async def test_a_backend_that_is_gone_is_not_found(world: World) -> None:
+    key = RunnerKey("gone", await world.add(b"one"), EngineMode.COMPLETION)
+
+    with pytest.raises(BackendNotFoundError):
+        await world.service.launch(key, Launch(alias="one"))
