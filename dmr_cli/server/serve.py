@@ -15,7 +15,7 @@ __all__ = ["serve"]
 @click.option("--socket", metavar="PATH", help="Listen on a unix socket instead (MODEL_RUNNER_SOCK).")
 @click.option("--models-path", metavar="DIR", help="Where models are kept (MODELS_PATH; default ~/.docker/models).")
 def serve(port: str | None, bind: str | None, socket: str | None, models_path: str | None) -> None:
-    r"""Run the model service in the foreground.
+    """Run the model service in the foreground.
 
     Everything can also be set in the environment; a flag wins over its variable.
 
@@ -34,7 +34,7 @@ def serve(port: str | None, bind: str | None, socket: str | None, models_path: s
       dmr serve
       dmr serve --port 13434 --models-path /srv/models
       dmr serve --socket /run/user/1000/dmr.sock
-    """
+    """  # noqa: D301 - click looks for the character \b, not for a backslash
     from dmr_cli.server.program import run  # noqa: PLC0415 - keeps --help quick
     from dmr_cli.server.settings import read_settings  # noqa: PLC0415
     from dmr_core.errors import DmrError  # noqa: PLC0415

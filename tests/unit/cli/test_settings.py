@@ -33,47 +33,47 @@ def test_without_anything_set_the_defaults_hold(home: Path) -> None:
     assert defaults(home) == read_settings({})
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "changes"),
-    [
-        ("MODELS_PATH", "/srv/models", {"models_path": Path("/srv/models")}),
-        ("MODEL_RUNNER_PORT", "13434", {"listen": Listen(port=13434)}),
-        ("MODEL_RUNNER_PORT", "0", {"listen": Listen(port=0)}),
-        ("MODEL_RUNNER_SOCK", "/run/dmr.sock", {"listen": Listen(socket=Path("/run/dmr.sock"))}),
-        ("DMR_BIND", "::1", {"listen": Listen(host="::1")}),
-        ("DMR_BIND", "localhost", {"listen": Listen(host="localhost")}),
-        ("DMR_RUNTIME_DIR", "/run/dmr", {"runtime_dir": Path("/run/dmr")}),
-        ("DEFAULT_REGISTRY", "registry.example", {"references": ReferencePolicy(default_registry="registry.example")}),
-        ("INSECURE_REGISTRY", "true", {"all_registries_insecure": True}),
-        ("INSECURE_REGISTRY", "1", {}),
-        ("INSECURE_REGISTRY", "TRUE", {}),
-        ("DMR_INSECURE_REGISTRIES", "a:5000, b ,,", {"insecure_registries": frozenset({"a:5000", "b"})}),
-        ("MODEL_RUNNER_REGISTRY_MIRRORS", "https://m1,m2", {"registry_mirrors": ("https://m1", "m2")}),
-        ("DOCKER_CONFIG", "/etc/docker", {"docker_config": Path("/etc/docker")}),
-        ("DMR_ORIGINS", "http://a, http://b", {"allowed_origins": ("http://a", "http://b")}),
-        ("DMR_ALLOW_UNAUTHENTICATED", "1", {"allow_unauthenticated": True}),
-        ("DMR_ALLOW_UNAUTHENTICATED", "True", {"allow_unauthenticated": True}),
-        ("DMR_ALLOW_UNAUTHENTICATED", "f", {}),
-        ("DMR_ALLOW_UNAUTHENTICATED", "yes", {}),
-        ("LOG_LEVEL", "DEBUG", {"log_level": "debug"}),
-        ("LOG_LEVEL", "warn", {"log_level": "warning"}),
-        ("LOG_LEVEL", "warning", {"log_level": "warning"}),
-        ("LOG_LEVEL", "loud", {}),
-        ("DISABLE_METRICS", "t", {"metrics": False}),
-        ("DISABLE_METRICS", "0", {}),
-        ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
-        ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
-        ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),
-        ("DMR_KEEP_ALIVE", "1h", {"keep_alive": KeepAlive(3600.0)}),
-        ("DMR_KEEP_ALIVE", "0", {"keep_alive": KeepAlive(0.0)}),
-        ("DMR_KEEP_ALIVE", "-1", {"keep_alive": KeepAlive.forever()}),
-        ("DMR_START_TIMEOUT", "2.5", {"start_timeout": 2.5}),
-        ("DMR_STOP_GRACE", "1e-1", {"stop_grace": 0.1}),
-        ("DMR_DISABLED_PLUGINS", "nim,vllm", {"disabled_plugins": frozenset({"nim", "vllm"})}),
-        ("DMR_OVERRIDE_GPU", "rocm", {"gpu_override": "rocm"}),
-        ("SOMETHING_ELSE", "x", {}),
-    ],
-)
+TABLE: list[tuple[str, str, dict[str, Any]]] = [
+    ("MODELS_PATH", "/srv/models", {"models_path": Path("/srv/models")}),
+    ("MODEL_RUNNER_PORT", "13434", {"listen": Listen(port=13434)}),
+    ("MODEL_RUNNER_PORT", "0", {"listen": Listen(port=0)}),
+    ("MODEL_RUNNER_SOCK", "/run/dmr.sock", {"listen": Listen(socket=Path("/run/dmr.sock"))}),
+    ("DMR_BIND", "::1", {"listen": Listen(host="::1")}),
+    ("DMR_BIND", "localhost", {"listen": Listen(host="localhost")}),
+    ("DMR_RUNTIME_DIR", "/run/dmr", {"runtime_dir": Path("/run/dmr")}),
+    ("DEFAULT_REGISTRY", "registry.example", {"references": ReferencePolicy(default_registry="registry.example")}),
+    ("INSECURE_REGISTRY", "true", {"all_registries_insecure": True}),
+    ("INSECURE_REGISTRY", "1", {}),
+    ("INSECURE_REGISTRY", "TRUE", {}),
+    ("DMR_INSECURE_REGISTRIES", "a:5000, b ,,", {"insecure_registries": frozenset({"a:5000", "b"})}),
+    ("MODEL_RUNNER_REGISTRY_MIRRORS", "https://m1,m2", {"registry_mirrors": ("https://m1", "m2")}),
+    ("DOCKER_CONFIG", "/etc/docker", {"docker_config": Path("/etc/docker")}),
+    ("DMR_ORIGINS", "http://a, http://b", {"allowed_origins": ("http://a", "http://b")}),
+    ("DMR_ALLOW_UNAUTHENTICATED", "1", {"allow_unauthenticated": True}),
+    ("DMR_ALLOW_UNAUTHENTICATED", "True", {"allow_unauthenticated": True}),
+    ("DMR_ALLOW_UNAUTHENTICATED", "f", {}),
+    ("DMR_ALLOW_UNAUTHENTICATED", "yes", {}),
+    ("LOG_LEVEL", "DEBUG", {"log_level": "debug"}),
+    ("LOG_LEVEL", "warn", {"log_level": "warning"}),
+    ("LOG_LEVEL", "warning", {"log_level": "warning"}),
+    ("LOG_LEVEL", "loud", {}),
+    ("DISABLE_METRICS", "t", {"metrics": False}),
+    ("DISABLE_METRICS", "0", {}),
+    ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
+    ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
+    ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),
+    ("DMR_KEEP_ALIVE", "1h", {"keep_alive": KeepAlive(3600.0)}),
+    ("DMR_KEEP_ALIVE", "0", {"keep_alive": KeepAlive(0.0)}),
+    ("DMR_KEEP_ALIVE", "-1", {"keep_alive": KeepAlive.forever()}),
+    ("DMR_START_TIMEOUT", "2.5", {"start_timeout": 2.5}),
+    ("DMR_STOP_GRACE", "1e-1", {"stop_grace": 0.1}),
+    ("DMR_DISABLED_PLUGINS", "nim,vllm", {"disabled_plugins": frozenset({"nim", "vllm"})}),
+    ("DMR_OVERRIDE_GPU", "rocm", {"gpu_override": "rocm"}),
+    ("SOMETHING_ELSE", "x", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "changes"), TABLE)
 def test_each_variable_sets_its_own(home: Path, name: str, text: str, changes: Mapping[str, Any]) -> None:
     expected = attrs.evolve(defaults(home), environment={name: text}, **changes)
 
@@ -82,16 +82,10 @@ def test_each_variable_sets_its_own(home: Path, name: str, text: str, changes: M
     assert attrs.evolve(expected, environment={name: f' "{text}" '}) == quoted
 
 
-def test_the_table_above_knows_every_variable() -> None:
+def test_the_table_knows_every_variable() -> None:
     source = Path(module.__file__).read_text()
-    (table,) = [
-        mark.args[1]
-        for mark in test_each_variable_sets_its_own.pytestmark  # type: ignore[attr-defined]  # pytest's
-        if mark.name == "parametrize"
-    ]
-
     read = set(re.findall(r'reader\.\w+\(\s*"([A-Z_]+)"', source))
-    assert read | {"LOG_LEVEL"} == {name for name, *_ in table} - {"SOMETHING_ELSE"}
+    assert read | {"LOG_LEVEL"} == {name for name, *_ in TABLE} - {"SOMETHING_ELSE"}
 
 
 @pytest.mark.parametrize("text", ["", "  ", '""', "' '"])
@@ -132,7 +126,7 @@ def test_slots_follow_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int | No
     ],
 )
 def test_flags_win_over_the_environment(environ: dict[str, str], flags: dict[str, str | None], listen: Listen) -> None:
-    assert listen == read_settings(environ, **flags).listen
+    assert listen == read_settings(environ, socket_default=False, **flags).listen
 
 
 def test_the_models_path_may_be_a_flag() -> None:
@@ -207,8 +201,8 @@ def test_all_problems_are_told_together() -> None:
 def test_listening_to_the_world_must_be_meant(host: str) -> None:
     for environ, flags in (({"DMR_BIND": host}, {}), ({}, {"bind": host})):
         with pytest.raises(InvalidConfigurationError, match="set DMR_ALLOW_UNAUTHENTICATED=1 if that is meant"):
-            read_settings(environ, **flags)
-        allowed = read_settings({**environ, "DMR_ALLOW_UNAUTHENTICATED": "1"}, **flags)
+            read_settings(environ, socket_default=False, **flags)
+        allowed = read_settings({**environ, "DMR_ALLOW_UNAUTHENTICATED": "1"}, socket_default=False, **flags)
         assert Listen(host=host) == allowed.listen
 
 

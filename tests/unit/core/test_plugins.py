@@ -122,7 +122,7 @@ def test_a_healthy_plugin_is_listed_with_what_it_provides() -> None:
         (SystemExit(3), "called sys.exit(3)"),
         (SystemExit("bye"), "called sys.exit('bye')"),
         (GeneratorExit(), "GeneratorExit: "),
-        (plugin(dmr_no_such_hook=lambda: ()), "unknown hook: "),
+        (plugin(dmr_no_such_hook=lambda: ()), "unknown hook "),
         (plugin(dmr_backends=half_way), "RuntimeError: half-way through"),
         (plugin(dmr_backends=raising(SystemExit(4))), "called sys.exit(4)"),
         (plugin(dmr_backends=lambda: 7), "TypeError: 'int' object is not iterable"),
