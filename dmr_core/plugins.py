@@ -77,9 +77,11 @@ class PluginRegistry:
 
     def fail(self, spec_name: str, error: BaseException) -> None:
         """Record that building a spec failed: its backend or detector is gone, its plugin marked."""
-        position = self._owners[spec_name]
         self.backends.pop(spec_name, None)
         self.detectors.pop(spec_name, None)
+        position = self._owners.get(spec_name)
+        if position is None:  # handed in by an embedder, not found as a plugin
+            return
         info = self._infos[position]
         self._infos[position] = attrs.evolve(
             info,

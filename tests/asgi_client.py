@@ -42,8 +42,12 @@ async def call(
     headers: Sequence[tuple[str, str]] = (),
     *,
     leave_after: int | None = None,
+    stall: bool = False,
 ) -> Answer:
-    """Send a request and collect the answer; with ``leave_after`` the client goes away after so many parts."""
+    """Send a request and collect the answer.
+
+    With ``leave_after`` the client goes away after so many parts; with ``stall`` it never reads a part.
+    """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     raw_path, _, query = path.partition("?")
     scope = {
@@ -74,6 +78,8 @@ async def call(
         if message["type"] == "http.response.start":
             start.update(message)
             return
+        if stall:
+            await asyncio.Event().wait()
         if message.get("body"):
             parts.append(bytes(message["body"]))
             if leave_after is not None and len(parts) >= leave_after:

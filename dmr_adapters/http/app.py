@@ -1,6 +1,6 @@
 """Routes, and what stands in front of them.
 
-From the outside in: host and origin, path, unread bodies, then inference by exact path, then
+From the outside in: path, unread bodies, host and origin, then inference by exact path, then
 Starlette's router for everything else. No layer buffers, and none wraps a response in another task.
 """
 
@@ -35,10 +35,8 @@ class HttpApp:
         self._inference = InferenceApp(services)
         self._router = self._routes()
         settings = services.settings
-        guarded = OriginGuard(
-            DrainGuard(self._dispatch), allowed=settings.allowed_origins, check_host=settings.listen.loopback
-        )
-        self._app: ASGIApp = PathCleaner(guarded)
+        guarded = OriginGuard(self._dispatch, allowed=settings.allowed_origins, check_host=settings.listen.loopback)
+        self._app: ASGIApp = PathCleaner(DrainGuard(guarded))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or take part in the server's life."""
@@ -89,6 +87,7 @@ class HttpApp:
             405: _method_not_allowed,
             DmrError: _condition,
             ClientGoneError: _gone,
+            Exception: _condition,
         }
         app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # handlers by class
         app.router.redirect_slashes = False

@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from dmr_adapters.http.asgi import ClientGoneError, header, read_body
 from dmr_adapters.http.errors import (
@@ -34,6 +34,7 @@ from dmr_core.errors import (
     DmrError,
     InvalidRequestError,
     ModelNotFoundError,
+    ShuttingDownError,
     UpstreamError,
 )
 from dmr_core.ports.transport import UpstreamRequest, UpstreamResponse
@@ -58,7 +59,9 @@ _WHOLE: Final = 256 * 1024
 _MAX_HELD: Final = 256 * 1024
 _MAX_RENAMED: Final = 256 * 1024 * 1024
 _DEATH_WAIT: Final = 0.5
+_EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 _SEND_TIMEOUT: Final = 600.0
+_LAST_WORD: Final = 5.0
 
 
 class _Body(msgspec.Struct):
@@ -141,7 +144,7 @@ class InferenceApp:
             self._services.backends.get(route.backend)
         try:
             decoded = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidRequestError(f"invalid request: {exc}") from exc
         if not decoded.model:
             raise InvalidRequestError("model is required", param="model")
@@ -159,8 +162,10 @@ class InferenceApp:
             await exchange.break_off(error)
             return
         exchange.status = status_of(error)
-        message = _wire_text(error, exchange)
-        await error_response(error, openai=not stock, message=message)(scope, receive, send)
+        response = error_response(error, openai=not stock, message=_wire_text(error, exchange))
+        if stock and response.status_code == 503 and not isinstance(error, ShuttingDownError):
+            response.status_code = exchange.status = 429  # to that CLI any 503 says that the service is not running
+        await response(scope, receive, send)
 
 
 @attrs.define(eq=False)
@@ -243,14 +248,14 @@ class _Exchange:
             body = await _read_all(response)
             content = rename(body) if rename is not None else body
             await self._start(response.status, [*headers, (b"content-length", b"%d" % len(content))])
-            await self.send({"type": "http.response.body", "body": content})
+            await self._write({"type": "http.response.body", "body": content})
         else:
             if length >= 0:
                 headers.append((b"content-length", b"%d" % length))
             await self._start(response.status, headers)
             while chunk := await response.read():
-                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await self.send({"type": "http.response.body", "body": b""})
+                await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._write({"type": "http.response.body", "body": b""})
 
     async def _relay_events(self, response: UpstreamResponse, rename: _Rename | None) -> None:
         """Pass whole events on, so that a stream that breaks can still end with one of ours."""
@@ -258,29 +263,34 @@ class _Exchange:
         while chunk := await response.read():
             if held:
                 chunk, held = held + chunk, b""
-            if not chunk.endswith(b"\n\n"):
-                end = chunk.rfind(b"\n\n") + 2
-                if end >= 2:
+            if not chunk.endswith(_EVENT_ENDS):
+                end = max(chunk.rfind(mark) + len(mark) if mark in chunk else 0 for mark in _EVENT_ENDS)
+                if end:
                     chunk, held = chunk[:end], chunk[end:]
                 elif len(chunk) < _MAX_HELD:
                     held = chunk
                     continue
             if rename is not None:
                 chunk = rename(chunk)
-            async with asyncio.timeout(_SEND_TIMEOUT):
-                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self.send({"type": "http.response.body", "body": rename(held) if rename is not None else held})
+            await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._write({"type": "http.response.body", "body": rename(held) if rename is not None else held})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started, self.status = True, status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
+    async def _write(self, message: Message) -> None:
+        """Send, but not for ever: a client that reads nothing must not keep an engine."""
+        async with asyncio.timeout(_SEND_TIMEOUT):
+            await self.send(message)
+
     async def break_off(self, error: Exception) -> None:
         """End an answer that has begun: a stream with a typed event, anything else by closing the connection."""
         self.status = status_of(error)
-        if not self.streaming:
+        if not self.streaming or isinstance(error, TimeoutError):  # who reads nothing reads no error either
             raise error
-        await self.send({"type": "http.response.body", "body": sse_error(error)})
+        async with asyncio.timeout(_LAST_WORD):
+            await self.send({"type": "http.response.body", "body": sse_error(error)})
 
 
 class _Rename:

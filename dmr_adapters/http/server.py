@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
@@ -44,7 +45,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> N
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # Hypercorn owns the descriptor from here, and closes it
     config.accesslog = None
-    config.errorlog = None
+    config.errorlog = logging.getLogger("dmr.http.server")
     config.include_server_header = False
     config.include_date_header = True
     config.alpn_protocols = ["http/1.1"]

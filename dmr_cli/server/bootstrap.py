@@ -49,7 +49,7 @@ from dmr_core.services.scheduling.scheduler import Scheduler
 if TYPE_CHECKING:
     from dmr_adapters.registry.oci import OciRegistry
 
-__all__ = ["Overrides", "Service", "bind", "build_packaging", "open_service", "serve"]
+__all__ = ["Overrides", "Service", "Services", "bind", "build_packaging", "open_service", "serve"]
 
 _log: Final = logging.getLogger("dmr")
 _DETECTION_TIMEOUT: Final = 5.0

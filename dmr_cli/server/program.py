@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dmr_cli.server.settings import read_settings
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import DmrError
-from dmr_core.services.scheduling.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from dmr_cli.server.bootstrap import Services
 
 __all__ = ["main", "run"]
 
@@ -71,7 +73,7 @@ async def _serve(settings: Settings) -> int:
     try:
         async with open_service(settings) as service:
             _log.info("listening on %s, models in %s", settings.listen, settings.models_path)
-            winding_down = asyncio.ensure_future(_wind_down(stop, service.services.scheduler))
+            winding_down = asyncio.ensure_future(_wind_down(stop, service.services))
             try:
                 await serve(service.app, listener, stop)
             finally:
@@ -84,10 +86,12 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-async def _wind_down(stop: asyncio.Event, scheduler: Scheduler) -> None:
+async def _wind_down(stop: asyncio.Event, services: Services) -> None:
     """Let answers that are nearly done be finished, then stop the engines: what still streams ends with a typed error."""
     await stop.wait()
     _log.info("stopping")
+    scheduler = services.scheduler
+    await services.pulling.aclose()
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FINISH
     while loop.time() < deadline and any(view.leases for view in scheduler.runners()):  # noqa: ASYNC110 - see below

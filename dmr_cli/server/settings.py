@@ -39,14 +39,14 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
     keep_alive = reader.take("DMR_KEEP_ALIVE", KeepAlive.parse, KeepAlive(300.0))
     cores = os.cpu_count() or 1
     settings = Settings(
-        models_path=reader.path("MODELS_PATH", "models_path") or Path.home() / ".docker" / "models",
+        models_path=reader.path("MODELS_PATH", "models_path") or reader.home(".docker") / "models",
         listen=listen,
         runtime_dir=reader.path("DMR_RUNTIME_DIR"),
         references=ReferencePolicy(default_registry=reader.text("DEFAULT_REGISTRY") or DEFAULT_REGISTRY),
         insecure_registries=frozenset(reader.list("DMR_INSECURE_REGISTRIES")),
         all_registries_insecure=reader.text("INSECURE_REGISTRY") == "true",
         registry_mirrors=reader.list("MODEL_RUNNER_REGISTRY_MIRRORS"),
-        docker_config=reader.path("DOCKER_CONFIG") or Path.home() / ".docker",
+        docker_config=reader.path("DOCKER_CONFIG") or reader.home(".docker"),
         allowed_origins=reader.list("DMR_ORIGINS"),
         allow_unauthenticated=reader.flag("DMR_ALLOW_UNAUTHENTICATED", default=False),
         log_level=_log_level(reader),
@@ -72,8 +72,8 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
 
 def _listen(reader: _Reader, *, socket_default: bool) -> Listen:
     socket, port = reader.path("MODEL_RUNNER_SOCK", "socket"), reader.take("MODEL_RUNNER_PORT", _port, None, "port")
-    host = reader.text("DMR_BIND", "bind") or "127.0.0.1"
-    if reader.given("socket") or (socket is not None and port is None):
+    host = reader.text("DMR_BIND", "bind").removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if reader.given("socket") or (socket is not None and port is None and not reader.given("bind")):
         return Listen(socket=socket)
     if port is None and socket_default:
         return Listen(socket=Path("model-runner.sock").absolute())
@@ -110,7 +110,19 @@ class _Reader:
     def path(self, name: str, flag: str = "") -> Path | None:
         """An absolute path; ``~`` is expanded."""
         text = self.text(name, flag)
-        return Path(text).expanduser().absolute() if text else None
+        try:
+            return Path(text).expanduser().absolute() if text else None
+        except RuntimeError as exc:
+            self.problems.append(f"{name}={text!r}: {exc}")
+            return None
+
+    def home(self, name: str) -> Path:
+        """A directory in the user's home; a problem where there is none."""
+        try:
+            return Path.home() / name
+        except RuntimeError:
+            self.problems.append("HOME is not set, and nobody knows the home directory: set HOME")
+            return Path(name)
 
     def flag(self, name: str, *, default: bool) -> bool:
         """A boolean; what cannot be read counts as not set, as in the reference."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import attrs
@@ -24,7 +25,12 @@ class Listen:
     @property
     def loopback(self) -> bool:
         """Whether nobody outside this machine can connect."""
-        return self.socket is not None or self.host in ("127.0.0.1", "::1", "localhost")
+        if self.socket is not None or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.socket is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from typing import Final
 
 import attrs
 
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.model import Bundle, Model
-from dmr_core.errors import EngineStartTimeoutError, ModelNotFoundError, UpstreamError
+from dmr_core.errors import EngineExitedError, EngineStartTimeoutError, ModelNotFoundError, UpstreamError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import LaunchRequest, RunningEngine
 from dmr_core.ports.model_store import ModelStore
@@ -19,6 +21,7 @@ from dmr_core.services.scheduling.state import Launch
 
 __all__ = ["LaunchingService"]
 
+_log: Final = logging.getLogger("dmr.scheduler")
 _FIRST_DELAY: Final = 0.01
 _DELAY_GROWTH: Final = 1.1
 _MAX_DELAY: Final = 0.25
@@ -61,10 +64,18 @@ class LaunchingService:
             await self._ready(engine, backend.engine.health_path, backend.name)
         except BaseException:
             # Cancellation included: the engine is ours until it has been handed over.
-            await asyncio.shield(engine.stop(self.grace))
-            await self.transport.forget(engine.endpoint)
+            await self._take_down(engine)
             raise
-        return engine
+        return _Launched(engine, self.transport)
+
+    async def _take_down(self, engine: RunningEngine) -> None:
+        """Stop an engine to its end, however often we are cancelled meanwhile: its slot is given away after this."""
+        stopping = asyncio.ensure_future(_Launched(engine, self.transport).stop(self.grace))
+        while not stopping.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({stopping})
+        if stopping.exception() is not None:
+            _log.error("stopping %s failed", engine.endpoint, exc_info=stopping.exception())
 
     async def _draft(self, key: RunnerKey) -> Bundle | None:
         return await self.store.bundle(key.draft_id) if key.draft_id is not None else None
@@ -106,6 +117,31 @@ class LaunchingService:
         except (UpstreamError, TimeoutError):
             return False
         return response.status == 200
+
+
+@attrs.frozen
+class _Launched(RunningEngine):
+    """A running engine whose connections are closed when it is stopped."""
+
+    engine: RunningEngine
+    transport: Transport
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.engine.endpoint
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return self.engine.argv
+
+    async def wait(self) -> EngineExitedError:
+        return await self.engine.wait()
+
+    async def stop(self, grace: float) -> None:
+        try:
+            await self.engine.stop(grace)
+        finally:
+            await self.transport.forget(self.endpoint)
 
 
 def _with_packaged_context(config: EngineConfig, model: Model) -> EngineConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Final
 
@@ -15,7 +15,13 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import LayerProgress, Progress, ProgressKind, TransferMode
 from dmr_core.domain.reference import HUGGING_FACE, Reference, ReferencePolicy, parse_reference
-from dmr_core.errors import DigestMismatchError, DmrError, RegistryUnreachableError, UnsupportedFormatError
+from dmr_core.errors import (
+    DigestMismatchError,
+    DmrError,
+    RegistryUnreachableError,
+    ShuttingDownError,
+    UnsupportedFormatError,
+)
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.model_store import BlobWriter, ModelStore
@@ -24,7 +30,7 @@ from dmr_core.services.transfer import ProgressMeter, at_most
 
 __all__ = ["PullingService"]
 
-_RESUMES: Final = 3
+_PROGRESS: Final = 1024 * 1024
 _LAYERS_AT_ONCE: Final = 4
 
 
@@ -32,6 +38,7 @@ _LAYERS_AT_ONCE: Final = 4
 class _Pull:
     """One running download, however many wait for it. ``lines`` is kept so that a late listener sees the last state."""
 
+    key: tuple[str, Credentials | None]
     task: asyncio.Task[None] | None = None
     listeners: set[asyncio.Queue[Progress | None]] = attrs.field(factory=set)
     latest: dict[Digest | None, Progress] = attrs.field(factory=dict)
@@ -70,11 +77,18 @@ class PullingService:
         self._sources = tuple(sources)
         self._slots = asyncio.Semaphore(max_pulls)
         self._running: dict[tuple[str, Credentials | None], _Pull] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
-    @property
-    def registry(self) -> Registry:
-        """Where models are pulled from; also asked for what is not to be pulled."""
-        return self._registry
+    def remote(self, reference: Reference) -> AbstractAsyncContextManager[RegistrySession]:
+        """The registry's side of a reference, to look at without pulling.
+
+        Raises:
+            UnsupportedFormatError: the reference is not one of a registry.
+        """
+        if reference.registry == HUGGING_FACE or any(source.claims(reference) for source in self._sources):
+            raise UnsupportedFormatError(f"{str(reference)!r} does not come from an OCI registry")
+        return self._registry.session(reference)
 
     async def pull(self, text: str, credentials: Credentials | None = None) -> AsyncGenerator[Progress, None]:
         """Pull what ``text`` names; lines of progress, the last of them a success.
@@ -90,15 +104,20 @@ class PullingService:
         key = (str(reference), credentials)
         pull = self._running.get(key)
         if pull is None:
-            pull = self._running[key] = _Pull()
+            if self._closed:
+                raise ShuttingDownError("the service is shutting down")
+            pull = self._running[key] = _Pull(key)
             pull.task = asyncio.get_running_loop().create_task(
-                self._work(key, pull, reference, credentials), name=f"pull-{reference}"
+                self._work(pull, reference, credentials), name=f"pull-{reference}"
             )
+            self._tasks.add(pull.task)
+            pull.task.add_done_callback(self._tasks.discard)
         return self._listen(pull)
 
     async def aclose(self) -> None:
         """Cancel every pull; what was received stays for the next one."""
-        tasks = [pull.task for pull in self._running.values() if pull.task]
+        self._closed = True
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,13 +135,17 @@ class PullingService:
         finally:
             pull.listeners.discard(queue)
             if not pull.listeners and pull.task is not None and not pull.task.done():
+                self._give_up(pull)
                 pull.task.cancel()
         if pull.error is not None:
             raise pull.error
 
-    async def _work(
-        self, key: tuple[str, Credentials | None], pull: _Pull, reference: Reference, credentials: Credentials | None
-    ) -> None:
+    def _give_up(self, pull: _Pull) -> None:
+        """Let whoever asks next start anew instead of joining a pull that is ending."""
+        if self._running.get(pull.key) is pull:
+            del self._running[pull.key]
+
+    async def _work(self, pull: _Pull, reference: Reference, credentials: Credentials | None) -> None:
         try:
             async with self._slots:
                 lines = self._lines(reference, credentials)
@@ -132,13 +155,12 @@ class PullingService:
         except DmrError as exc:
             pull.error = exc
         except asyncio.CancelledError:
-            pull.error = RegistryUnreachableError(f"the pull of {str(reference)!r} was cancelled")
+            pull.error = ShuttingDownError(f"the pull of {str(reference)!r} was cancelled")
             raise
         except Exception as exc:  # a bug must reach the listeners, not only the log of a task
             pull.error = exc
         finally:
-            if self._running.get(key) is pull:
-                del self._running[key]
+            self._give_up(pull)
             pull.end()
 
     async def _lines(self, reference: Reference, credentials: Credentials | None) -> AsyncGenerator[Progress, None]:
@@ -181,14 +203,14 @@ class PullingService:
     async def _fetch(self, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
         # A blob that is here already is a writer at its end; one of the wrong length is written anew.
         async with self._store.write_blob(layer) as writer:
-            for attempt in range(_RESUMES + 1):
+            while True:
                 before = writer.offset
                 try:
                     await self._receive(session, layer, writer, meter)
                     break
                 except RegistryUnreachableError:
-                    # As long as bytes keep coming in, another try is worth it.
-                    if attempt == _RESUMES or writer.offset <= before:
+                    # As long as a noticeable part comes in each time, another try is worth it.
+                    if writer.offset - before < min(_PROGRESS, layer.size - before):
                         raise
             if writer.offset < layer.size:
                 raise DigestMismatchError(str(layer.digest), f"only {writer.offset} of {layer.size} bytes")

@@ -327,3 +327,20 @@ def test_bad_requests_over_a_real_socket(daemon: Daemon, path: str, body: Any, s
 
     assert status == answered
     assert text in json.loads(content)["error"]["message"]
+
+
+@pytest.mark.parametrize("header", ["Origin: http://evil.example", "Host: rebound.example", "X-Nothing: 1"])
+def test_a_refused_request_with_many_small_chunks_is_answered_and_closed(daemon: Daemon, header: str) -> None:
+    """Hypercorn queues ten parts of a body and would wait for ever for somebody to read the eleventh."""
+    daemon.start()
+    host = "" if header.startswith("Host") else "Host: localhost\r\n"
+    head = f"POST /nowhere HTTP/1.1\r\n{host}{header}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as connection:
+            connection.sendall(head + b"1\r\nx\r\n" * 40 + b"0\r\n\r\n")
+            received = b""
+            while piece := connection.recv(65536):
+                received += piece
+            assert received.split(b" ")[1] in (b"403", b"404")
+            assert b"connection: close" in received.lower()
+    assert daemon.stop() == 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.encoding import encode_config, encode_manifest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.domain.settings import Settings
-from dmr_core.errors import EngineExitedError, InvalidConfigurationError
+from dmr_core.errors import EngineExitedError, InvalidConfigurationError, ShuttingDownError
+from dmr_core.ports.transport import UpstreamRequest
 from dmr_core.testing.fakes.engine import FakeEngine, fake_backend
 from dmr_core.testing.fakes.metrics import InMemoryMetrics
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
 from dmr_core.testing.fakes.process import FakeProcessSupervisor
 from dmr_core.testing.fakes.registry import InMemoryRegistry
+from dmr_core.testing.fakes.transport import Answer as FakeAnswer
 from dmr_core.testing.fakes.transport import InMemoryTransport
 from tests.asgi_client import Answer, call
 
@@ -418,3 +421,90 @@ async def test_metrics_count_what_happened(world: World) -> None:
 
     assert world.metrics.counts["request", "fake", "completion", "200"] == 1
     assert b"load_fake_ready 1" in (await world.call("GET", "/metrics")).body
+
+
+async def test_configuring_a_loaded_model_loads_it_again_with_the_new_settings(world: World) -> None:
+    await world.pull("one")
+    await world.chat("one", "hi")
+    assert (await world.call("POST", "/engines/_configure", {"model": "one", "context-size": 32})).status == 202
+    while len(world.engine.started) < 2:
+        await asyncio.sleep(0)
+
+    assert world.engine.started[0].stopped
+    assert world.engine.started[1].request.config.context_size == 32
+    assert (await world.chat("one", "still there")).status == 200
+    assert len(world.engine.started) == 2
+
+
+async def test_json_nested_without_end_is_a_bad_request(world: World) -> None:
+    await world.pull("one")
+    deep = b'{"model": "one", "a": ' + b"[" * 2000 + b"]" * 2000 + b"}"
+
+    assert (await world.call("POST", "/v1/chat/completions", deep[:4000])).status == 400
+    assert (await world.call("POST", "/models/create", deep)).status == 400
+
+
+async def test_events_with_carriage_returns_are_passed_on_as_they_come(world: World) -> None:
+    await world.pull("one")
+    await world.chat("one", "load it")
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        for number in range(5):
+            yield b'data: {"n": %d}\r\n\r\n' % number
+
+    async def answer(_request: UpstreamRequest) -> FakeAnswer:
+        return FakeAnswer(200, ((b"content-type", b"text/event-stream"),), events())
+
+    world.transport.serve(world.engine.started[0].endpoint, answer)
+    answered = await world.chat("one", "x", body={"stream": True})
+    assert len(answered.parts) == 5
+
+
+async def test_a_bug_is_a_500_that_is_logged_and_tells_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("secret inside")
+
+    monkeypatch.setattr(world.service.services.store, "refresh", broken)
+    with contextlib.suppress(RuntimeError):  # Starlette passes it on to the server once it has answered
+        answer = await world.call("GET", "/models")
+        assert (answer.status, answer.text) == (500, "internal error\n")
+    assert "secret inside" in caplog.text
+
+
+async def test_a_client_that_reads_nothing_loses_its_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamed or not, and told once."""
+    monkeypatch.setattr("dmr_adapters.http.inference._SEND_TIMEOUT", 0.05)
+    await world.pull("one")
+    for stream in (False, True):
+        with pytest.raises(TimeoutError):
+            await world.chat("one", "word " * 20, body={"stream": stream}, stall=True)
+        (view,) = world.service.services.scheduler.runners()
+        assert view.leases == 0
+
+
+async def test_a_pull_given_up_does_not_spoil_the_next_one(world: World) -> None:
+    first = await world.service.services.pulling.pull("one")
+    await anext(first)
+    await first.aclose()
+
+    assert "Model pulled successfully" in (await world.pull("one")).text
+
+
+async def test_closing_ends_pulls_with_a_typed_line(world: World) -> None:
+    pulling = world.service.services.pulling
+    lines = await pulling.pull("one")
+    await anext(lines)
+    await pulling.aclose()
+    with pytest.raises(ShuttingDownError):
+        async for _ in lines:
+            pass
+    with pytest.raises(ShuttingDownError):
+        await pulling.pull("two")
+
+
+async def test_the_bundled_model_is_never_looked_up_in_a_registry(world: World) -> None:
+    answer = await world.call("GET", "/models/dmr/demo?remote=true")
+
+    assert answer.status == 422

@@ -93,7 +93,7 @@ class ModelsApi:
     async def _remote(self, name: str) -> Response:
         try:
             reference = parse_reference(name, self._services.catalog.policy)
-            async with self._services.pulling.registry.session(reference) as session:
+            async with self._services.pulling.remote(reference) as session:
                 remote = await session.manifest()
                 config, _ = await session.config(remote.manifest.config)
         except RemoteModelNotFoundError as exc:

@@ -146,6 +146,9 @@ class Scheduler:
         """Let these runners go, busy ones as soon as they are done; how many of them there were."""
         wanted = frozenset(runner_ids) & {view.id for view in self.runners()}
         if wanted:
+            # At once, so that nobody gets a lease on what is about to go; the event behind it always follows.
+            for runner_id in wanted:
+                self._close_door(self._handles[runner_id])
             self._post(rules.Unloaded(wanted, reason))
         return len(wanted)
 
@@ -156,7 +159,7 @@ class Scheduler:
     async def settled(self, runner_ids: Iterable[int]) -> None:
         """Return once none of these runners is left."""
         wanted = set(runner_ids)
-        while wanted & self._handles.keys():
+        while wanted & self._handles.keys() and self._pump_task is not None and not self._pump_task.done():
             self._empty.clear()
             await self._empty.wait()
 
@@ -268,10 +271,13 @@ class Scheduler:
         backend = handle.key.backend
         try:
             handle.engine = await self._launcher(handle.key, launch)
-        except asyncio.CancelledError:
-            self._metrics.load(backend=backend, outcome="cancelled", seconds=self._clock.monotonic() - handle.started)
-            raise
-        except Exception as exc:  # a bug in a plugin must cost its own load, not the pump
+        except (Exception, asyncio.CancelledError, SystemExit) as exc:
+            # A bug in a plugin must cost its own load, not the pump; only our own stop cancels us.
+            if isinstance(exc, asyncio.CancelledError) and _being_cancelled():
+                self._metrics.load(
+                    backend=backend, outcome="cancelled", seconds=self._clock.monotonic() - handle.started
+                )
+                raise
             error = (
                 exc if isinstance(exc, DmrError) else UpstreamError(f"{backend} failed: {type(exc).__name__}: {exc}")
             )
@@ -285,7 +291,11 @@ class Scheduler:
         self._metrics.load(backend=backend, outcome="ready", seconds=took)
         _log.info("%s is ready on %s after %.0f ms", launch.alias, backend, took * 1000)
         self._post(rules.Ready(handle.id))
-        ended = await handle.engine.wait()
+        try:
+            ended = await handle.engine.wait()
+        except Exception as exc:  # a plugin's code again: an engine nobody can watch is no engine
+            _log.exception("watching %s failed", handle.key)
+            ended = EngineExitedError(backend, None, f"{type(exc).__name__}: {exc}")
         handle.ended.set_result(ended)
         _log.warning("%s: %s", launch.alias, ended.summary)
         self._metrics.unload(backend=backend, reason="exited")
@@ -322,3 +332,9 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _being_cancelled() -> bool:
+    """Whether somebody asked for this task's end, rather than its code having raised the error by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

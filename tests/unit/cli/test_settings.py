@@ -214,3 +214,15 @@ def test_a_socket_is_nobody_elses_whatever_the_address() -> None:
 
 def test_secrets_of_the_environment_are_not_shown() -> None:
     assert "hunter2" not in repr(read_settings({"DOCKER_PASSWORD": "hunter2"}))
+
+
+@pytest.mark.parametrize(
+    ("listen", "text"),
+    [
+        (Listen(), "http://127.0.0.1:12434"),
+        (Listen(host="::1", port=1), "http://[::1]:1"),
+        (Listen(socket=Path("/run/x.sock")), "unix:///run/x.sock"),
+    ],
+)
+def test_where_the_service_listens_is_told_as_a_url(listen: Listen, text: str) -> None:
+    assert text == str(listen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import attrs
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from dmr_core.domain.artifact import Format, LayerType, ModelConfig
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.model import Model
+from dmr_core.domain.progress import Progress
+from dmr_core.domain.reference import Reference, ReferencePolicy, parse_reference
 from dmr_core.errors import BackendNotFoundError, BackendNotInstalledError, UnsupportedFormatError
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine, LaunchRequest, RunningEngine
 from dmr_core.ports.model_source import ModelSource
+from dmr_core.ports.registry import Credentials
 from dmr_core.services import backends as module
 from dmr_core.services.backends import Backend, BackendService
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of
@@ -229,6 +233,32 @@ def test_a_model_source_that_cannot_be_made_costs_its_backend() -> None:
     assert (failures, sources) == (["nim"], ())
     with pytest.raises(BackendNotFoundError):
         backends.get("nim")
+
+
+class Source(ModelSource):
+    """Has no models."""
+
+    def claims(self, reference: Reference) -> bool:
+        return False
+
+    def pull(self, reference: Reference, credentials: Credentials | None) -> AsyncIterator[Progress]:
+        raise NotImplementedError
+
+
+def test_a_backend_may_bring_a_source_of_models() -> None:
+    source = Source()
+    spec = attrs.evolve(entry("nim").spec, model_source=lambda _context: source)
+    backends, sources = BackendService.build({"nim": spec}, context, lambda _name, _error: None)
+
+    assert (spec, (source,)) == (backends.get("nim").spec, sources)
+
+
+def test_a_backend_claims_no_references_unless_it_says_so() -> None:
+    assert not entry("any").spec.claims(parse_reference("one", ReferencePolicy()))
+
+
+def test_a_status_is_told_in_one_line() -> None:
+    assert (str(RUNNING), str(BackendStatus(BackendState.ERROR))) == ("Running: engine 1.0", "Error")
 
 
 def test_an_interrupt_while_building_is_not_swallowed() -> None:

@@ -18,7 +18,8 @@ from dmr_core.errors import (
     ModelNotFoundError,
     UpstreamError,
 )
-from dmr_core.ports.engine import LaunchRequest, RunningEngine
+from dmr_core.ports.engine import EngineProcess, LaunchRequest, RunningEngine
+from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 from dmr_core.services import launching as module
 from dmr_core.services.backends import Backend, BackendService
@@ -28,6 +29,7 @@ from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put
 from dmr_core.testing.fakes.clock import FakeClock
 from dmr_core.testing.fakes.engine import FakeEngine, FakeRunningEngine, fake_backend
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
+from dmr_core.testing.fakes.process import FakeProcessSupervisor, ProcessScript
 from dmr_core.testing.fakes.transport import Answer, InMemoryTransport
 
 START_TIMEOUT = 60.0
@@ -96,7 +98,7 @@ async def test_an_engine_that_answers_is_handed_over(world: World) -> None:
 
     model = world.store.by_id(one)
     assert model is not None
-    assert world.engine.started == [running]
+    assert [engine.endpoint for engine in world.engine.started] == [running.endpoint]
     assert world.engine.started[0].request == LaunchRequest(
         model=model, bundle=await world.store.bundle(one), alias="one"
     )
@@ -130,7 +132,7 @@ async def test_an_engine_is_asked_until_it_is_healthy(world: World) -> None:
 
     world.engine.ready.set()
     await world.clock.advance(0.25)
-    assert await task is engine
+    assert (await task).endpoint == engine.endpoint
     assert len(world.transport.requests) == asked + 1
     assert world.left() == (0, 0)
 
@@ -146,7 +148,7 @@ async def test_an_engine_that_does_not_listen_yet_is_waited_for(world: World) ->
 
     world.transport.serve(engine.endpoint, healthy)
     await world.clock.advance(0.25)
-    assert await task is engine
+    assert (await task).endpoint == engine.endpoint
 
 
 async def test_a_probe_that_hangs_is_given_up_and_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +170,7 @@ async def test_a_probe_that_hangs_is_given_up_and_repeated(world: World, monkeyp
     await world.clock.advance(0.25)
 
     assert hanging.is_set()
-    assert await task is engine
+    assert (await task).endpoint == engine.endpoint
     assert world.left() == (0, 0)
 
 
@@ -239,3 +241,15 @@ async def test_a_backend_that_is_gone_is_not_found(world: World) -> None:
 
     with pytest.raises(BackendNotFoundError):
         await world.service.launch(key, Launch(alias="one"))
+
+
+async def test_an_engine_that_is_one_process_ends_with_it() -> None:
+    processes = FakeProcessSupervisor(scripts={"engine": ProcessScript(output="out of memory")})
+    process = await processes.start(ProcessSpec(name="engine", argv=("engine", "-v")))
+    endpoint = Endpoint(socket=processes.socket_path("engine"))
+    engine = EngineProcess("fake", process, endpoint, ("engine", "-v"))
+    assert (endpoint, ("engine", "-v")) == (engine.endpoint, engine.argv)
+
+    await engine.stop(2.0)
+    assert process.graces == [2.0]
+    assert (await engine.wait()).message == "fake was killed by signal 15\n\nVerbose output:\nout of memory"
