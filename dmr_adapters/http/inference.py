@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
 from typing import Final
 
 import attrs
@@ -26,6 +24,7 @@ from dmr_adapters.http.errors import (
     sse_error,
     status_of,
 )
+from dmr_adapters.http.model_name import Rename, renamer
 from dmr_adapters.http.services import Services
 from dmr_core.domain.engine import EngineMode
 from dmr_core.errors import (
@@ -240,7 +239,7 @@ class _Exchange:
                 self.streaming = self.streaming or (key == b"content-type" and value.startswith(b"text/event-stream"))
             elif key == b"content-length":
                 length = int(value)
-        rename = _renamer(lease.alias, self.name)
+        rename = renamer(lease.alias, self.name)
         if self.streaming:
             await self._start(response.status, headers)
             await self._relay_events(response, rename)
@@ -257,7 +256,7 @@ class _Exchange:
                 await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
             await self._write({"type": "http.response.body", "body": b""})
 
-    async def _relay_events(self, response: UpstreamResponse, rename: _Rename | None) -> None:
+    async def _relay_events(self, response: UpstreamResponse, rename: Rename | None) -> None:
         """Pass whole events on, so that a stream that breaks can still end with one of ours."""
         held = b""
         while chunk := await response.read():
@@ -291,29 +290,6 @@ class _Exchange:
             raise error
         async with asyncio.timeout(_LAST_WORD):
             await self.send({"type": "http.response.body", "body": sse_error(error)})
-
-
-class _Rename:
-    """Puts the name a client used where the engine wrote the one it was started under.
-
-    Only used when the two differ. In JSON text a quote inside a string is escaped, so the pattern
-    cannot match within one.
-    """
-
-    def __init__(self, alias: str, name: str) -> None:
-        self._pattern = re.compile(rb'"model"\s*:\s*' + re.escape(_json(alias)))
-        self._replacement = b'"model":' + _json(name)
-
-    def __call__(self, content: bytes) -> bytes:
-        return self._pattern.sub(lambda _match: self._replacement, content)
-
-
-def _renamer(alias: str, name: str) -> _Rename | None:
-    return None if alias == name else _Rename(alias, name)
-
-
-def _json(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
 
 
 async def _disconnected(receive: Receive) -> object:
