@@ -95,16 +95,19 @@ class BackendService:
         return dict(zip(names, found, strict=True))
 
     def choose(self, model: Model, mode: EngineMode, requested: str | None) -> Backend:
-        """Who serves ``model``: the one asked for, if it can, else the best that reads its format and is installed.
+        """Who serves ``model``: the one asked for, if it reads the format, else the best that does and is installed.
+
+        Falling back when the one asked for cannot read the model is the reference's behaviour, and its clients rely
+        on it: they send every model to one backend's path.
 
         Raises:
-            BackendNotFoundError: the one asked for does not exist, or there is none at all.
-            UnsupportedFormatError: the one asked for cannot read the model, or nobody can.
+            BackendNotFoundError: the one asked for does not exist.
+            UnsupportedFormatError: nobody reads the format, or those who do cannot work in this mode.
             BackendNotInstalledError: somebody could, were it installed.
         """
         if requested is not None:
             backend = self.get(requested)
-            if self._reads(backend, model):
+            if self._reads(backend, model) and mode in backend.spec.modes:
                 return backend
         able = [backend for backend in self._backends.values() if self._reads(backend, model)]
         if not able:
