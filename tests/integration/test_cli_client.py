@@ -18,6 +18,7 @@ from typing import Self
 
 import pytest
 
+from tests.conftest import require
 from tests.stand_ins.canned_server import Answer, CannedServer
 
 CHAT = "/engines/v1/chat/completions"
@@ -298,8 +299,7 @@ def test_a_pull_shows_bars_on_a_terminal(server: CannedServer, tmp_path: Path) -
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and its key."""
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    require("openssl", available=openssl is not None, reason="openssl is not on PATH")
     files = (tmp_path / "ca.crt", tmp_path / "key.pem")
     request = f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=dmr"
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0]), "-keyout", str(files[1])]

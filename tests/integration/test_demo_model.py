@@ -45,7 +45,6 @@ del server
 
 def serve(mode: str) -> Iterator[str]:
     """The address of a llama.cpp server in a child process."""
-    pytest.importorskip("xllamacpp", reason="needs the llama.cpp engine")
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, str(GGUF), mode],
         stdin=subprocess.PIPE,

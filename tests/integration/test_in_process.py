@@ -426,6 +426,8 @@ async def test_metrics_count_what_happened(world: World) -> None:
 async def test_configuring_a_loaded_model_loads_it_again_with_the_new_settings(world: World) -> None:
     await world.pull("one")
     await world.chat("one", "hi")
+    for _ in range(50):  # let the pump come to rest: only then could the preload overtake it
+        await asyncio.sleep(0)
     assert (await world.call("POST", "/engines/_configure", {"model": "one", "context-size": 32})).status == 202
     while len(world.engine.started) < 2:
         await asyncio.sleep(0)
