@@ -17,6 +17,7 @@ __all__ = [
     "DeadlineError",
     "DigestMismatchError",
     "DmrError",
+    "EngineBackoffError",
     "EngineExitedError",
     "EngineStartTimeoutError",
     "InsufficientResourcesError",
@@ -27,10 +28,13 @@ __all__ = [
     "MalformedArtifactError",
     "ModelInUseError",
     "ModelNotFoundError",
+    "ModelTooLargeError",
     "NotFoundError",
     "PluginError",
     "PluginLoadError",
     "PreconditionError",
+    "QueueFullError",
+    "QueueTimeoutError",
     "RegistryError",
     "RegistryUnreachableError",
     "RemoteModelNotFoundError",
@@ -270,6 +274,32 @@ class LoadsDisabledError(UnavailableError):
     code = "loads_disabled"
 
 
+class QueueFullError(UnavailableError):
+    """As many requests wait for engines as may."""
+
+    code = "queue_full"
+
+
+class QueueTimeoutError(UnavailableError):
+    """A request waited for an engine as long as it may."""
+
+    code = "queue_timeout"
+
+
+class EngineBackoffError(UnavailableError):
+    """An engine failed again and again; it is not started before ``retry_after`` has passed.
+
+    ``failures`` counts them; ``last`` is the latest.
+    """
+
+    code = "engine_backoff"
+
+    def __init__(self, message: str, *, failures: int, last: DmrError, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.failures = failures
+        self.last = last
+
+
 class ShuttingDownError(LoadsDisabledError):
     """The service is stopping."""
 
@@ -310,6 +340,12 @@ class StorageFullError(InsufficientResourcesError):
     """The disk of the model store is full."""
 
     code = "storage_full"
+
+
+class ModelTooLargeError(InsufficientResourcesError):
+    """A runner needs more memory than all runners together may have."""
+
+    code = "model_too_large"
 
 
 class StoreUnwritableError(DmrError):

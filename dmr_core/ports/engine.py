@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
 
 from dmr_core.domain.engine import BackendStatus, EngineConfig, EngineMode
+from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.domain.model import Bundle, Model
-from dmr_core.errors import EngineExitedError
+from dmr_core.errors import BackendInstallError, EngineExitedError
 from dmr_core.ports.process import SupervisedProcess
 from dmr_core.ports.transport import Endpoint
 
-__all__ = ["Engine", "EngineProcess", "LaunchRequest", "RunningEngine"]
+__all__ = ["Engine", "EngineProcess", "InstallProgress", "LaunchRequest", "MemoryRequest", "RunningEngine"]
+
+InstallProgress = Callable[[str, float | None], None]
+"""Told what an installation does, and which share of it is done (0 to 1), if that is known."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +31,16 @@ class LaunchRequest:
     mode: EngineMode = EngineMode.COMPLETION
     config: EngineConfig = attrs.field(factory=EngineConfig)
     draft: Bundle | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryRequest:
+    """A load whose memory is to be estimated, before any file of it is unpacked."""
+
+    model: Model
+    mode: EngineMode = EngineMode.COMPLETION
+    config: EngineConfig = attrs.field(factory=EngineConfig)
+    draft: Model | None = None
 
 
 class RunningEngine(Protocol):
@@ -41,6 +56,19 @@ class RunningEngine(Protocol):
     def argv(self) -> tuple[str, ...]:
         """What was started, for people; empty when it is no process of ours."""
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, ``None`` when it is no process of ours."""
+        return None
+
+    def tail(self) -> str:
+        """The end of its output so far, redacted."""
+        return ""
+
+    async def memory(self) -> Footprint | None:
+        """What it uses now; ``None`` where that cannot be told."""
+        return None
+
     @abstractmethod
     async def wait(self) -> EngineExitedError:
         """Return, with the reason, once the engine has ended. May be awaited by many."""
@@ -53,10 +81,12 @@ class RunningEngine(Protocol):
 class Engine(Protocol):
     """One backend's engine, able to serve many models in as many processes.
 
-    ``health_path`` answers 200 when a started engine can serve.
+    ``health_path`` answers 200 when a started engine can serve; ``metrics_path`` gives its figures in Prometheus'
+    text format, ``None`` for an engine that has none.
     """
 
     health_path: str
+    metrics_path: str | None = None
 
     @abstractmethod
     async def status(self) -> BackendStatus:
@@ -79,6 +109,30 @@ class Engine(Protocol):
             UnsupportedFormatError: the model has no weights this engine reads, or the mode is not one of its own.
         """
 
+    def estimate(self, request: MemoryRequest) -> Memory | None:
+        """What a runner will need, from what is known before it starts; ``None`` leaves it to the size of the files."""
+        return None
+
+    def explain(self, failure: EngineExitedError) -> EngineExitedError:
+        """The same failure with its cause, if the engine's output tells; a subclass of it says what to do next."""
+        return failure
+
+    async def install(self, version: str | None, progress: InstallProgress) -> None:
+        """Bring the engine here. Idempotent; cancelling leaves what was there before.
+
+        Raises:
+            BackendInstallError: why not, and what to do instead.
+        """
+        raise BackendInstallError("this backend cannot install its engine by itself; `dmr status` says what it needs")
+
+    async def uninstall(self) -> None:
+        """Remove what :meth:`install` brought, and nothing else. Idempotent.
+
+        Raises:
+            BackendInstallError: there is nothing that could be removed.
+        """
+        raise BackendInstallError("this backend did not install its engine, so it does not remove it either")
+
 
 @attrs.frozen
 class EngineProcess(RunningEngine):
@@ -98,6 +152,19 @@ class EngineProcess(RunningEngine):
     def argv(self) -> tuple[str, ...]:
         """See :class:`RunningEngine`."""
         return self.command
+
+    @property
+    def pid(self) -> int | None:
+        """See :class:`RunningEngine`."""
+        return self.process.pid
+
+    def tail(self) -> str:
+        """See :class:`RunningEngine`."""
+        return self.process.tail()
+
+    async def memory(self) -> Footprint | None:
+        """See :class:`RunningEngine`."""
+        return await self.process.memory()
 
     async def wait(self) -> EngineExitedError:
         """See :class:`RunningEngine`."""

@@ -28,5 +28,21 @@ class Metrics(Protocol):
         """The number of live runners changed by ``change``."""
 
     @abstractmethod
+    def streamed(self, *, backend: str, mode: str, first: float, gap: float | None) -> None:
+        """A stream ended well: ``first`` is the time to its first bytes, ``gap`` the mean time between two chunks."""
+
+    @abstractmethod
+    def waited(self, *, backend: str, outcome: str, seconds: float) -> None:
+        """A request that had to wait for a runner no longer does: ``granted``, ``refused`` or ``abandoned``."""
+
+    @abstractmethod
+    def waiting(self, *, change: int) -> None:
+        """The number of requests that wait for a runner changed by ``change``."""
+
+    @abstractmethod
+    def pulled(self, *, outcome: str, received: int, seconds: float) -> None:
+        """A pull ended: ``completed``, ``failed`` or ``cancelled``; ``received`` is bytes over the network."""
+
+    @abstractmethod
     def render(self) -> tuple[bytes, str]:
         """Everything counted so far, and its media type."""

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import attrs
 
+from dmr_core.domain.memory import Footprint
+
 __all__ = ["ProcessSpec", "ProcessSupervisor", "SupervisedProcess"]
 
 
@@ -38,6 +40,10 @@ class SupervisedProcess(Protocol):
     @abstractmethod
     def tail(self) -> str:
         """The end of its output, redacted."""
+
+    async def memory(self) -> Footprint | None:
+        """What it and everything it started use now; ``None`` where that cannot be told, or once it ended."""
+        return None
 
     @abstractmethod
     async def stop(self, grace: float) -> int:

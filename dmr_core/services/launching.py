@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 
 from dmr_core.domain.engine import EngineConfig, RunnerKey
+from dmr_core.domain.memory import Footprint
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.errors import EngineExitedError, EngineStartTimeoutError, ModelNotFoundError, UpstreamError
 from dmr_core.ports.clock import Clock
@@ -93,7 +94,7 @@ class LaunchingService:
             if probing.done():
                 probing.result()
                 return
-            raise EngineStartTimeoutError(backend, self.start_timeout)
+            raise EngineStartTimeoutError(backend, self.start_timeout, engine.tail())
         finally:
             for task in tasks:
                 task.cancel()
@@ -133,6 +134,16 @@ class _Launched(RunningEngine):
     @property
     def argv(self) -> tuple[str, ...]:
         return self.engine.argv
+
+    @property
+    def pid(self) -> int | None:
+        return self.engine.pid
+
+    def tail(self) -> str:
+        return self.engine.tail()
+
+    async def memory(self) -> Footprint | None:
+        return await self.engine.memory()
 
     async def wait(self) -> EngineExitedError:
         return await self.engine.wait()

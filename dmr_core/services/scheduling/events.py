@@ -8,6 +8,7 @@ import attrs
 
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import Memory
 from dmr_core.errors import DmrError
 
 __all__ = [
@@ -34,11 +35,17 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Launch:
-    """How to start a runner, should one have to be started."""
+    """How to start a runner, should one have to be started.
+
+    ``needs`` is the memory to reserve for it; ``concurrency`` is how many requests it may answer at once,
+    ``None`` for as many as come.
+    """
 
     alias: str
     config: EngineConfig = attrs.field(factory=EngineConfig)
     keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
+    needs: Memory = attrs.field(factory=Memory)
+    concurrency: int | None = None
 
 
 # --- events -----------------------------------------------------------------------------------------

@@ -10,17 +10,38 @@ import attrs
 
 from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.errors import EngineExitedError
 from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.transport import Endpoint
 from dmr_core.services.scheduling.state import Phase
 
-__all__ = ["Handle", "Lease", "RunnerView"]
+__all__ = ["Handle", "Lease", "RunnerView", "WaitingView"]
+
+
+@attrs.frozen(kw_only=True)
+class WaitingView:
+    """A request that waits for a runner, as people see it.
+
+    ``position`` counts from 1 over all that wait; ``since`` is monotonic seconds; ``waits_for`` says what has to
+    happen first.
+    """
+
+    key: RunnerKey
+    alias: str
+    position: int
+    since: float
+    waits_for: str
 
 
 @attrs.frozen(kw_only=True)
 class RunnerView:
-    """A runner as people see it; ``idle_since`` is monotonic seconds, ``argv`` empty until it is ready."""
+    """A runner as people see it.
+
+    ``since`` (of the phase) and ``idle_since`` are monotonic seconds, ``load_seconds`` is ``None`` until it is ready;
+    ``argv``, ``pid`` and ``endpoint`` are empty until then too. ``needs`` is what is reserved for it, ``footprint``
+    what it was last seen to use.
+    """
 
     id: int
     key: RunnerKey
@@ -30,6 +51,12 @@ class RunnerView:
     idle_since: float | None
     keep_alive: KeepAlive
     argv: tuple[str, ...] = ()
+    since: float = 0.0
+    load_seconds: float | None = None
+    pid: int | None = None
+    endpoint: Endpoint | None = None
+    needs: Memory = attrs.field(factory=Memory)
+    footprint: Footprint | None = None
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -15,6 +15,7 @@ class InMemoryMetrics(Metrics):
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.alive = 0
+        self.queued = 0
 
     def request(self, *, backend: str, mode: str, status: int, seconds: float) -> None:
         """See :class:`Metrics`."""
@@ -31,6 +32,22 @@ class InMemoryMetrics(Metrics):
     def runners(self, *, backend: str, change: int) -> None:
         """See :class:`Metrics`."""
         self.alive += change
+
+    def streamed(self, *, backend: str, mode: str, first: float, gap: float | None) -> None:
+        """See :class:`Metrics`."""
+        self.counts["streamed", backend, mode] += 1
+
+    def waited(self, *, backend: str, outcome: str, seconds: float) -> None:
+        """See :class:`Metrics`."""
+        self.counts["waited", backend, outcome] += 1
+
+    def waiting(self, *, change: int) -> None:
+        """See :class:`Metrics`."""
+        self.queued += change
+
+    def pulled(self, *, outcome: str, received: int, seconds: float) -> None:
+        """See :class:`Metrics`."""
+        self.counts["pulled", outcome] += 1
 
     def render(self) -> tuple[bytes, str]:
         """See :class:`Metrics`."""

@@ -1,0 +1,62 @@
+"""Amounts of memory: what a runner needs, what it was seen to use, and what there is for all of them."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Capacity", "Footprint", "Memory"]
+
+
+@attrs.frozen
+class Memory:
+    """Bytes of the machine's own memory (``host``) and of its accelerators' (``device``)."""
+
+    host: int = 0
+    device: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.host + other.host, self.device + other.device)
+
+    def __bool__(self) -> bool:
+        return self.host > 0 or self.device > 0
+
+    def at_least(self, other: Memory) -> Memory:
+        """The larger amount of each kind."""
+        return Memory(max(self.host, other.host), max(self.device, other.device))
+
+
+@attrs.frozen
+class Capacity:
+    """Bytes all runners may occupy together, by kind; ``None`` is a kind that is not limited, or not known."""
+
+    host: int | None = None
+    device: int | None = None
+
+    def holds(self, wanted: Memory) -> bool:
+        """Whether runners that need ``wanted`` together fit."""
+        return (self.host is None or wanted.host <= self.host) and (self.device is None or wanted.device <= self.device)
+
+    def without(self, used: Memory) -> Capacity:
+        """What is left beside runners that need ``used``; never negative."""
+        return Capacity(
+            None if self.host is None else max(0, self.host - used.host),
+            None if self.device is None else max(0, self.device - used.device),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Footprint:
+    """What one engine uses now, in bytes.
+
+    ``resident`` is the proportional set size of all its processes (``Pss`` of ``/proc/PID/smaps_rollup``);
+    ``anonymous`` the part of it that the kernel cannot drop; ``device`` what it holds on accelerators.
+    """
+
+    resident: int
+    anonymous: int = 0
+    device: int = 0
+
+    @property
+    def memory(self) -> Memory:
+        """As an amount that can be reserved."""
+        return Memory(self.resident, self.device)
