@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Capacity", "Footprint", "Memory"]
+__all__ = ["Capacity", "Footprint", "Memory", "binary_size"]
 
 
 @attrs.frozen
@@ -60,3 +60,13 @@ class Footprint:
     def memory(self) -> Memory:
         """As an amount that can be reserved."""
         return Memory(self.resident, self.device)
+
+
+def binary_size(count: int) -> str:
+    """Bytes as people read memory: ``512 B``, ``1.5 GiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import attrs
 
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
-from dmr_core.domain.memory import Memory
+from dmr_core.domain.memory import Capacity, Memory
 from dmr_core.errors import DmrError
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "Effect",
     "Event",
     "Exited",
+    "Forgiven",
     "Grant",
     "Launch",
     "LoadFailed",
     "Looked",
+    "Measured",
+    "Note",
     "Ready",
     "Refuse",
     "Requested",
@@ -53,11 +58,12 @@ class Launch:
 
 @attrs.frozen
 class Requested:
-    """Somebody wants a runner and found none ready."""
+    """Somebody wants a runner and found none free. ``wait`` is how long they will, in seconds; ``None``: the usual."""
 
     demand_id: int
     key: RunnerKey
     launch: Launch
+    wait: float | None = None
 
 
 @attrs.frozen
@@ -87,6 +93,7 @@ class Exited:
     """A runner that was ready ended by itself; :class:`Stopped` follows once nothing of it is left."""
 
     runner_id: int
+    error: DmrError | None = None
 
 
 @attrs.frozen
@@ -106,10 +113,26 @@ class Unloaded:
 
 @attrs.frozen
 class Retuned:
-    """A live runner is to be kept for another time; nothing has to be restarted for that."""
+    """A live runner is to be kept for another time, or to answer another number of requests at once; no restart."""
 
     runner_id: int
     keep_alive: KeepAlive
+    concurrency: int | None = None
+
+
+@attrs.frozen
+class Measured:
+    """Memory was looked at: what there is for all runners, and what these were seen to use."""
+
+    capacity: Capacity
+    used: Mapping[int, Memory] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Forgiven:
+    """Failures of these runners no longer count: somebody changed something, or asks for another try."""
+
+    model_id: Digest
 
 
 @attrs.frozen
@@ -122,7 +145,20 @@ class Closed:
     """No more loads; everything is to stop."""
 
 
-Event: TypeAlias = Requested | Abandoned | Ready | LoadFailed | Exited | Stopped | Unloaded | Retuned | Looked | Closed
+Event: TypeAlias = (
+    Requested
+    | Abandoned
+    | Ready
+    | LoadFailed
+    | Exited
+    | Stopped
+    | Unloaded
+    | Retuned
+    | Measured
+    | Forgiven
+    | Looked
+    | Closed
+)
 
 
 # --- effects ----------------------------------------------------------------------------------------
@@ -168,4 +204,15 @@ class Refuse:
     error: DmrError
 
 
-Effect: TypeAlias = Start | Retire | Stop | Grant | Refuse
+@attrs.frozen
+class Note:
+    """Remember what was decided, and by which figures; fields as in :class:`~.history.Decision`."""
+
+    key: RunnerKey
+    alias: str
+    what: str
+    why: str = ""
+    numbers: Mapping[str, float] = attrs.field(factory=dict)
+
+
+Effect: TypeAlias = Start | Retire | Stop | Grant | Refuse | Note

@@ -39,7 +39,12 @@ class History:
         self._decisions: deque[Decision] = deque(maxlen=_KEPT)
 
     def add(self, decision: Decision) -> None:
-        """Keep a decision."""
+        """Keep a decision; one that only repeats the last one is counted there (``times``)."""
+        last = self._decisions[-1] if self._decisions else None
+        if last is not None and (last.key, last.what) == (decision.key, decision.what) and decision.what == "refused":
+            self._decisions.pop()
+            times = last.numbers.get("times", 1.0) + 1.0
+            decision = attrs.evolve(decision, numbers={**decision.numbers, "times": times})
         self._decisions.append(decision)
 
     def of(self, *, model_id: object = None) -> tuple[Decision, ...]:

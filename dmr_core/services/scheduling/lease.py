@@ -68,8 +68,10 @@ class Handle:
     alias: str
     started: float
     engine: RunningEngine | None = None
+    limit: int | None = None
     leases: int = 0
     idle_since: float = 0.0
+    footprint: Footprint | None = None
     armed: bool = False
     ended: asyncio.Future[EngineExitedError] = attrs.field(factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None

@@ -10,59 +10,107 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+import attrs
+
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
-from dmr_core.errors import DmrError, EngineExitedError, ShuttingDownError, UpstreamError
+from dmr_core.domain.memory import Capacity, Footprint
+from dmr_core.errors import DeadlineError, DmrError, EngineExitedError, ShuttingDownError, UpstreamError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.metrics import Metrics
-from dmr_core.services.scheduling import state as rules
-from dmr_core.services.scheduling.lease import Handle, Lease, RunnerView
-from dmr_core.services.scheduling.state import Launch, Phase
+from dmr_core.services.scheduling import events, rules
+from dmr_core.services.scheduling.history import Decision, History
+from dmr_core.services.scheduling.lease import Handle, Lease, RunnerView, WaitingView
+from dmr_core.services.scheduling.queueing import waits_for
+from dmr_core.services.scheduling.sampling import CapacityReader, Sample, Sampler
+from dmr_core.services.scheduling.state import Launch, Limits, Observed, Phase, State, Usage
 
 __all__ = ["Launcher", "Scheduler"]
 
 _log: Final = logging.getLogger("dmr.scheduler")
+_STOP_ATTEMPTS: Final = 6
 
 Launcher = Callable[[RunnerKey, Launch], Awaitable[RunningEngine]]
 """Starts an engine and returns once it can serve. Cancelling it, or its failing, leaves nothing behind."""
+
+FootprintSink = Callable[[RunnerKey, Launch, Footprint], Awaitable[None]]
+"""Keeps what a runner was seen to use."""
+
+
+@attrs.define
+class _Waiter:
+    """Somebody in the queue: the promise they wait for, and since when."""
+
+    future: asyncio.Future[Lease]
+    key: RunnerKey
+    since: float
 
 
 class Scheduler:
     """Decides which engines run. Start it with :meth:`start`, end it with :meth:`aclose`."""
 
-    def __init__(self, *, launcher: Launcher, clock: Clock, metrics: Metrics, slots: int, grace: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        launcher: Launcher,
+        clock: Clock,
+        metrics: Metrics,
+        limits: Limits,
+        grace: float = 5.0,
+        capacity: CapacityReader | None = None,
+        on_footprint: FootprintSink | None = None,
+    ) -> None:
         self._launcher = launcher
         self._clock = clock
         self._metrics = metrics
         self._grace = grace
-        self._state = rules.State(slots=slots)
+        self._on_footprint = on_footprint
+        self._samples = capacity is not None or on_footprint is not None
+        self._state = State(limits=limits)
         self._handles: dict[int, Handle] = {}
         self._ready: dict[RunnerKey, Handle] = {}
-        self._waiting: dict[int, asyncio.Future[Lease]] = {}
+        self._waiting: dict[int, _Waiter] = {}
+        self._queued: Counter[RunnerKey] = Counter()
         self._next_demand = 1
-        self._inbox: deque[rules.Event] = deque()
+        self._inbox: deque[events.Event] = deque()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pump_task: asyncio.Task[None] | None = None
+        self._sampler = Sampler(clock=clock, capacity=capacity, handles=self._handles.values, report=self._keep_sample)
+        self._sampling: asyncio.Task[None] | None = None
+        self.history = History()
 
     # --- life
 
     def start(self) -> None:
         """Begin to work; needs a running event loop."""
         if self._pump_task is None:
-            self._pump_task = asyncio.get_running_loop().create_task(self._pump(), name="scheduler-pump")
+            loop = asyncio.get_running_loop()
+            self._pump_task = loop.create_task(self._pump(), name="scheduler-pump")
+            if self._samples:
+                self._sampling = loop.create_task(self._sampler.run(), name="scheduler-sampler")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it works: started, not closed, and its pump did not break."""
+        return self._pump_task is not None and not self._pump_task.done()
 
     async def aclose(self) -> None:
         """Refuse what waits, stop every engine, and return once none is left."""
         if self._pump_task is None:
             return
-        self._post(rules.Closed())
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.gather(self._sampling, return_exceptions=True)
+        await self._sampler.aclose()
+        self._post(events.Closed())
         while self._handles and not self._pump_task.done():
             self._empty.clear()
             await self._empty.wait()
@@ -80,43 +128,67 @@ class Scheduler:
         handle = self._ready.get(key)
         if handle is None or handle.engine is None:
             return None
+        if handle.limit is not None and (handle.leases >= handle.limit or self._queued[key]):
+            return None
         handle.leases += 1
         return Lease(self._give_back, handle, handle.engine.endpoint)
 
-    async def lease(self, key: RunnerKey, launch: Launch) -> Lease:
+    async def lease(self, key: RunnerKey, launch: Launch, *, wait: float | None = None) -> Lease:
         """A lease on a runner of ``key``, which is loaded with ``launch`` if there is none.
 
+        ``wait`` is how long to wait for it, in seconds; ``None`` for the usual time, infinity for as long as it takes.
         A load goes on when whoever asked for it stops waiting.
 
         Raises:
             ShuttingDownError: the service stops.
+            QueueFullError, QueueTimeoutError: too many wait, or it was waited for too long.
+            ModelTooLargeError: no eviction could make enough room.
             DmrError: why the engine could not be loaded.
         """
         lease = self.try_lease(key)
         if lease is not None:
             return lease
-        if self._pump_task is None or self._pump_task.done():
+        if self._samples and key not in self._ready:
+            await self._sampler.fresh()
+        if not self.alive:
             raise ShuttingDownError("the scheduler is not running")
         demand_id, self._next_demand = self._next_demand, self._next_demand + 1
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting[demand_id] = future
-        self._post(rules.Requested(demand_id, key, launch))
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), key, self._clock.monotonic())
+        self._waiting[demand_id] = waiter
+        self._queued[key] += 1
+        self._metrics.waiting(change=1)
+        self._post(events.Requested(demand_id, key, launch, wait))
         try:
-            return await future
+            return await waiter.future
         except asyncio.CancelledError:
+            future = waiter.future
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().release()
             raise
         finally:
-            if self._waiting.pop(demand_id, None) is not None:
-                self._post(rules.Abandoned(demand_id))
+            if self._answered(demand_id, "abandoned") is not None:
+                self._post(events.Abandoned(demand_id))
+
+    def _answered(self, demand_id: int, outcome: str) -> _Waiter | None:
+        """Take a waiter out of the queue, and count how its wait ended."""
+        waiter = self._waiting.pop(demand_id, None)
+        if waiter is not None:
+            self._queued[waiter.key] -= 1
+            if not self._queued[waiter.key]:
+                del self._queued[waiter.key]
+            self._metrics.waiting(change=-1)
+            waited = self._clock.monotonic() - waiter.since
+            self._metrics.waited(backend=waiter.key.backend, outcome=outcome, seconds=waited)
+        return waiter
 
     def _give_back(self, handle: Handle) -> None:
         handle.leases -= 1
         if handle.leases == 0:
             handle.idle_since = self._clock.monotonic()
             if self._waiting or not handle.armed:
-                self._post(rules.Looked())
+                self._post(events.Looked())
+        elif handle.limit is not None and self._queued[handle.key]:
+            self._post(events.Looked())
 
     # --- looking and steering
 
@@ -138,9 +210,48 @@ class Scheduler:
                     idle_since=handle.idle_since if idle else None,
                     keep_alive=runner.launch.keep_alive,
                     argv=handle.engine.argv if handle.engine else (),
+                    since=runner.since,
+                    load_seconds=None if runner.phase is Phase.LOADING else runner.load_seconds,
+                    pid=handle.engine.pid if handle.engine else None,
+                    endpoint=handle.engine.endpoint if handle.engine else None,
+                    needs=runner.reserved,
+                    footprint=handle.footprint,
                 )
             )
         return tuple(views)
+
+    def waiting(self) -> tuple[WaitingView, ...]:
+        """Everybody who waits for a runner, in order of arrival."""
+        observed = self._observe()
+        return tuple(
+            WaitingView(
+                key=demand.key,
+                alias=demand.launch.alias,
+                position=position,
+                since=demand.since,
+                waits_for=waits_for(self._state, demand, observed),
+            )
+            for position, demand in enumerate(self._state.queue, 1)
+        )
+
+    @property
+    def capacity(self) -> Capacity:
+        """What all runners may occupy together, as last seen."""
+        return self._state.capacity
+
+    @property
+    def limits(self) -> Limits:
+        """The figures it goes by."""
+        return self._state.limits
+
+    async def measure(self) -> None:
+        """Look at the memory of every runner now. Never fails."""
+        await self._sampler.take()
+
+    def forgive(self, model_id: Digest) -> None:
+        """Let a model that failed repeatedly be tried again at once."""
+        if any(key.model_id == model_id for key in self._state.setbacks):
+            self._post(events.Forgiven(model_id))
 
     def unload(self, runner_ids: Iterable[int], reason: str = "unload") -> int:
         """Let these runners go, busy ones as soon as they are done; how many of them there were."""
@@ -149,12 +260,12 @@ class Scheduler:
             # At once, so that nobody gets a lease on what is about to go; the event behind it always follows.
             for runner_id in wanted:
                 self._close_door(self._handles[runner_id])
-            self._post(rules.Unloaded(wanted, reason))
+            self._post(events.Unloaded(wanted, reason))
         return len(wanted)
 
-    def retune(self, runner_id: int, keep_alive: KeepAlive) -> None:
-        """Keep a live runner for another time."""
-        self._post(rules.Retuned(runner_id, keep_alive))
+    def retune(self, runner_id: int, keep_alive: KeepAlive, *, concurrency: int | None = None) -> None:
+        """Keep a live runner for another time, and let it answer so many requests at once (0: as many as come)."""
+        self._post(events.Retuned(runner_id, keep_alive, concurrency))
 
     async def settled(self, runner_ids: Iterable[int]) -> None:
         """Return once none of these runners is left."""
@@ -165,7 +276,7 @@ class Scheduler:
 
     # --- the pump
 
-    def _post(self, event: rules.Event) -> None:
+    def _post(self, event: events.Event) -> None:
         self._inbox.append(event)
         self._wake.set()
 
@@ -174,14 +285,14 @@ class Scheduler:
             while True:
                 await self._next_wake()
                 self._wake.clear()
-                self._step(self._inbox.popleft() if self._inbox else rules.Looked())
+                self._step(self._inbox.popleft() if self._inbox else events.Looked())
                 while self._inbox:
                     self._step(self._inbox.popleft())
         finally:
             # Whether cancelled or broken: nobody may go on waiting for a pump that is gone.
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(ShuttingDownError("the scheduler stopped"))
+            for waiter in self._waiting.values():
+                if not waiter.future.done():
+                    waiter.future.set_exception(ShuttingDownError("the scheduler stopped"))
             self._empty.set()
 
     async def _next_wake(self) -> None:
@@ -203,49 +314,65 @@ class Scheduler:
             waker.cancel()
             await asyncio.gather(sleeper, waker, return_exceptions=True)
 
-    def _observe(self) -> rules.Observed:
-        usage = {handle.id: rules.Usage(handle.leases, handle.idle_since) for handle in self._handles.values()}
-        return rules.Observed(self._clock.monotonic(), usage)
+    def _observe(self) -> Observed:
+        usage = {handle.id: Usage(handle.leases, handle.idle_since) for handle in self._handles.values()}
+        return Observed(self._clock.monotonic(), usage)
 
-    def _step(self, event: rules.Event) -> None:
+    def _step(self, event: events.Event) -> None:
         """Apply one event and carry out what follows. Synchronous on purpose: see the module."""
-        if isinstance(event, rules.Stopped | rules.LoadFailed):
+        if isinstance(event, events.Stopped | events.LoadFailed):
             self._drop(event.runner_id)
-        elif isinstance(event, rules.Exited) and event.runner_id in self._handles:
+        elif isinstance(event, events.Exited) and event.runner_id in self._handles:
             self._close_door(self._handles[event.runner_id])
-        elif isinstance(event, rules.Ready):
-            handle = self._handles[event.runner_id]
-            handle.idle_since = self._clock.monotonic()
+        elif isinstance(event, events.Ready):
+            self._handles[event.runner_id].idle_since = self._clock.monotonic()
         self._state, effects = rules.apply(self._state, event, self._observe())
-        if isinstance(event, rules.Ready) and self._state.runners[event.runner_id].phase is Phase.READY:
+        if isinstance(event, events.Ready) and self._state.runners[event.runner_id].phase is Phase.READY:
             handle = self._handles[event.runner_id]
             self._ready[handle.key] = handle
+        elif isinstance(event, events.Retuned) and event.runner_id in self._state.runners:
+            self._handles[event.runner_id].limit = self._state.runners[event.runner_id].launch.concurrency
         for effect in effects:
             self._carry_out(effect)
 
-    def _carry_out(self, effect: rules.Effect) -> None:
+    def _carry_out(self, effect: events.Effect) -> None:
         match effect:
-            case rules.Start(runner_id, key, launch):
+            case events.Start(runner_id, key, launch):
                 self._begin(runner_id, key, launch)
-            case rules.Retire(runner_id):
+            case events.Retire(runner_id):
                 self._close_door(self._handles[runner_id])
-            case rules.Stop(runner_id, reason):
+            case events.Stop(runner_id, reason):
                 handle = self._handles[runner_id]
                 self._close_door(handle)
                 self._spawn(self._stop(handle, reason), f"stop-{handle.key}")
-            case rules.Grant(demand_id, runner_id):
+            case events.Grant(demand_id, runner_id):
                 self._grant(demand_id, self._handles[runner_id])
-            case rules.Refuse(demand_id, error):
-                future = self._waiting.pop(demand_id, None)
-                if future is not None and not future.done():
-                    future.set_exception(error)
+            case events.Refuse(demand_id, error):
+                waiter = self._answered(demand_id, "refused")
+                if waiter is not None and not waiter.future.done():
+                    waiter.future.set_exception(error)
+            case events.Note():
+                self.history.add(Decision(at=self._clock.time(), **attrs.asdict(effect, recurse=False)))
 
     def _grant(self, demand_id: int, handle: Handle) -> None:
-        future = self._waiting.pop(demand_id, None)
-        if future is None or future.done() or handle.engine is None:
+        waiter = self._answered(demand_id, "granted")
+        if waiter is None or waiter.future.done() or handle.engine is None:
             return
         handle.leases += 1
-        future.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
+        waiter.future.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
+
+    def _keep_sample(self, sample: Sample) -> None:
+        used = {}
+        for runner_id, footprint in sample.used.items():
+            handle = self._handles.get(runner_id)
+            runner = self._state.runners.get(runner_id)
+            if handle is None or runner is None:
+                continue
+            handle.footprint = footprint
+            used[runner_id] = footprint.memory
+            if self._on_footprint is not None:
+                self._spawn(self._on_footprint(runner.key, runner.launch, footprint), "footprint")
+        self._post(events.Measured(sample.capacity, used))
 
     def _close_door(self, handle: Handle) -> None:
         if self._ready.get(handle.key) is handle:
@@ -261,7 +388,8 @@ class Scheduler:
     # --- effects that take time
 
     def _begin(self, runner_id: int, key: RunnerKey, launch: Launch) -> None:
-        handle = Handle(id=runner_id, key=key, alias=launch.alias, started=self._clock.monotonic())
+        now = self._clock.monotonic()
+        handle = Handle(id=runner_id, key=key, alias=launch.alias, started=now, limit=launch.concurrency)
         self._handles[runner_id] = handle
         self._metrics.runners(backend=key.backend, change=1)
         handle.task = self._spawn(self._live(handle, launch), f"runner-{key}")
@@ -285,12 +413,14 @@ class Scheduler:
                 _log.exception("loading %s failed", handle.key)
             self._metrics.load(backend=backend, outcome="failed", seconds=self._clock.monotonic() - handle.started)
             _log.warning("%s could not be loaded: %s", launch.alias, error.message.partition("\n")[0])
-            self._post(rules.LoadFailed(handle.id, error))
+            self._post(events.LoadFailed(handle.id, error))
             return
         took = self._clock.monotonic() - handle.started
         self._metrics.load(backend=backend, outcome="ready", seconds=took)
         _log.info("%s is ready on %s after %.0f ms", launch.alias, backend, took * 1000)
-        self._post(rules.Ready(handle.id))
+        self._post(events.Ready(handle.id))
+        if self._samples:
+            self._spawn(self._sampler.take(), "footprint")
         try:
             ended = await handle.engine.wait()
         except Exception as exc:  # a plugin's code again: an engine nobody can watch is no engine
@@ -301,9 +431,9 @@ class Scheduler:
         self._metrics.unload(backend=backend, reason="exited")
         # At once, so that nobody is sent to it; what it may have left behind is cleared up meanwhile.
         self._close_door(handle)
-        self._post(rules.Exited(handle.id))
+        self._post(events.Exited(handle.id, ended))
         await self._quietly_stop(handle)
-        self._post(rules.Stopped(handle.id))
+        self._post(events.Stopped(handle.id))
 
     async def _stop(self, handle: Handle, reason: str) -> None:
         if handle.task is not None:
@@ -312,16 +442,26 @@ class Scheduler:
         await self._quietly_stop(handle)
         self._metrics.unload(backend=handle.key.backend, reason=reason)
         _log.info("%s was unloaded (%s)", handle.key, reason)
-        self._post(rules.Stopped(handle.id))
+        self._post(events.Stopped(handle.id))
 
     async def _quietly_stop(self, handle: Handle) -> None:
-        """End the engine; also after it exited by itself, for what it may have left behind."""
+        """End the engine; also after it exited by itself, for what it may have left behind.
+
+        What does not end keeps its place: to give it away while the memory is still taken would take the next one down.
+        """
         if handle.engine is None:
             return
-        try:
-            await handle.engine.stop(self._grace)
-        except Exception:
-            _log.exception("stopping %s failed", handle.key)
+        for attempt in range(_STOP_ATTEMPTS):
+            try:
+                await handle.engine.stop(self._grace)
+                break
+            except DeadlineError as exc:
+                _log.error("%s: %s (attempt %d of %d)", handle.key, exc.message, attempt + 1, _STOP_ATTEMPTS)
+                if not self._state.open:
+                    break
+            except Exception:
+                _log.exception("stopping %s failed", handle.key)
+                break
         if not handle.ended.done():
             handle.ended.set_result(EngineExitedError(handle.key.backend, None))
 

@@ -1,10 +1,6 @@
-"""The rules of scheduling, as one pure function.
+"""What the rules of scheduling know: the state they change, and the moment they look at.
 
-``apply(state, event, observed)`` gives the next state and the effects to carry out. It reads no
-clock, takes no lock and waits for nothing: how busy each runner is and what time it is come in as
-:class:`Observed`, because leases are counted where requests are served, not here. Whoever calls it
-must carry out every effect before observing again, with no other task in between. The vocabulary is in
-``events.py`` and can be had from here, so that a caller needs one import for all of it.
+The vocabulary is in ``events.py``, the rules are in ``rules.py``.
 """
 
 from __future__ import annotations
@@ -16,61 +12,15 @@ from enum import StrEnum
 import attrs
 
 from dmr_core.domain.engine import RunnerKey
-from dmr_core.domain.keep_alive import KeepAlive
-from dmr_core.errors import DmrError, ShuttingDownError, UnavailableError
-from dmr_core.services.scheduling.events import (
-    Abandoned,
-    Closed,
-    Effect,
-    Event,
-    Exited,
-    Grant,
-    Launch,
-    LoadFailed,
-    Looked,
-    Ready,
-    Refuse,
-    Requested,
-    Retire,
-    Retuned,
-    Start,
-    Stop,
-    Stopped,
-    Unloaded,
-)
+from dmr_core.domain.memory import Capacity, Memory
+from dmr_core.errors import DmrError
+from dmr_core.services.scheduling.events import Launch
 
-__all__ = [
-    "Abandoned",
-    "Closed",
-    "Demand",
-    "Effect",
-    "Event",
-    "Exited",
-    "Grant",
-    "Launch",
-    "LoadFailed",
-    "Looked",
-    "Observed",
-    "Phase",
-    "Ready",
-    "Refuse",
-    "Requested",
-    "Retire",
-    "Retuned",
-    "Runner",
-    "Start",
-    "State",
-    "Stop",
-    "Stopped",
-    "Unloaded",
-    "Usage",
-    "apply",
-    "next_deadline",
-]
+__all__ = ["Demand", "Launch", "Limits", "Observed", "Phase", "Runner", "Setback", "State", "Usage"]
 
 
 class Phase(StrEnum):
-    """Life of a runner. It holds its slot in every phase."""
+    """Life of a runner. It holds its slot and its memory in every phase."""
 
     LOADING = "loading"
     READY = "ready"
@@ -79,8 +29,29 @@ class Phase(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class Limits:
+    """The figures the rules go by; times in seconds.
+
+    ``slots``: runners at once. ``queue``: requests that may wait. ``wait``: how long one may. ``patience``: how long
+    it waits before a busy runner must yield. A runner that was just loaded is given some of its load time back before
+    it is evicted: idle, at most ``residency``; busy, at most ``tenure``.
+    """
+
+    slots: int
+    queue: int = 512
+    wait: float = 300.0
+    patience: float = 10.0
+    residency: float = 2.0
+    tenure: float = 60.0
+
+
+@attrs.frozen(kw_only=True)
 class Runner:
-    """One engine process, or the place of one. ``since`` is when the phase began (seconds, monotonic)."""
+    """One engine process, or the place of one.
+
+    ``since`` is when the phase began (seconds, monotonic); ``load_seconds`` how long loading took; ``used`` the most
+    memory it was seen to use.
+    """
 
     id: int
     key: RunnerKey
@@ -88,26 +59,60 @@ class Runner:
     phase: Phase
     since: float
     reason: str = ""
+    load_seconds: float = 0.0
+    used: Memory | None = None
+
+    @property
+    def reserved(self) -> Memory:
+        """Memory that is its own: what it was expected to need, or more where it was seen to use more."""
+        return self.launch.needs if self.used is None else self.launch.needs.at_least(self.used)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its place will be free."""
+        return self.phase in (Phase.RETIRING, Phase.DRAINING)
 
 
 @attrs.frozen
 class Demand:
-    """Somebody waits for a runner of ``key`` since ``since``."""
+    """Somebody waits for a runner of ``key`` since ``since``, until ``until`` at most; ``tries`` counts failed loads."""
 
     id: int
     key: RunnerKey
     launch: Launch
     since: float
+    until: float = math.inf
+    tries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Setback:
+    """Loads or runs of a key that failed in a row; see ``setbacks.py``.
+
+    No load before ``retry_at``, nor before the runners in ``after`` are gone.
+    """
+
+    failures: int
+    error: DmrError
+    at: float
+    retry_at: float
+    after: frozenset[int] = frozenset()
 
 
 @attrs.frozen(kw_only=True)
 class State:
-    """Everything the rules know. ``patience`` is how long a demand waits, in seconds, before a busy runner must yield."""
+    """Everything the rules know.
 
-    slots: int
-    patience: float = 10.0
+    ``queue`` is in order of arrival. ``turns`` says when a key that is still waited for lost its place to another one:
+    its remaining demands queue up behind those that were there at that moment.
+    """
+
+    limits: Limits
     runners: Mapping[int, Runner] = attrs.field(factory=dict)
     queue: tuple[Demand, ...] = ()
+    setbacks: Mapping[RunnerKey, Setback] = attrs.field(factory=dict)
+    turns: Mapping[RunnerKey, float] = attrs.field(factory=dict)
+    capacity: Capacity = attrs.field(factory=Capacity)
     next_id: int = 1
     open: bool = True
 
@@ -127,220 +132,12 @@ class Observed:
     now: float
     usage: Mapping[int, Usage] = attrs.field(factory=dict)
 
-    def idle(self, runner_id: int) -> bool:
-        """Whether nobody uses the runner."""
+    def leases(self, runner_id: int) -> int:
+        """How many requests it answers now."""
         found = self.usage.get(runner_id)
-        return found is None or found.leases == 0
+        return found.leases if found else 0
 
     def idle_since(self, runner: Runner) -> float:
         """When it was last used, or became ready."""
         found = self.usage.get(runner.id)
-        return found.idle_since if found else runner.since
-
-
-# --- the rules --------------------------------------------------------------------------------------
-
-
-def apply(state: State, event: Event, observed: Observed) -> tuple[State, tuple[Effect, ...]]:
-    """What happens next. Pure; ``state`` is not changed."""
-    draft = _Draft(state, observed)
-    draft.take(event)
-    draft.settle()
-    return draft.finish(), tuple(draft.effects)
-
-
-def next_deadline(state: State, observed: Observed) -> float:
-    """When :class:`Looked` should be applied next though nothing else happens; infinity for never."""
-    deadlines = [
-        observed.idle_since(runner) + runner.launch.keep_alive.seconds
-        for runner in state.runners.values()
-        if runner.phase is Phase.READY and observed.idle(runner.id)
-    ]
-    deadlines += [
-        demand.since + state.patience for demand in state.queue if demand.since + state.patience > observed.now
-    ]
-    return min(deadlines, default=math.inf)
-
-
-class _Draft:
-    """One application in progress: the working copy of the state, and the effects so far."""
-
-    def __init__(self, state: State, observed: Observed) -> None:
-        self.state = state
-        self.observed = observed
-        self.runners = dict(state.runners)
-        self.queue = list(state.queue)
-        self.next_id = state.next_id
-        self.open = state.open
-        self.effects: list[Effect] = []
-        self.granted: set[int] = set()
-
-    def finish(self) -> State:
-        return attrs.evolve(
-            self.state, runners=self.runners, queue=tuple(self.queue), next_id=self.next_id, open=self.open
-        )
-
-    # -- events
-
-    def take(self, event: Event) -> None:
-        match event:
-            case Requested(demand_id, key, launch):
-                self._request(Demand(demand_id, key, launch, self.observed.now))
-            case Abandoned(demand_id):
-                self.queue = [demand for demand in self.queue if demand.id != demand_id]
-            case Ready(runner_id):
-                self._ready(runner_id)
-            case LoadFailed(runner_id, error):
-                self._gone(runner_id, error)
-            case Exited(runner_id):
-                self._exit(runner_id)
-            case Stopped(runner_id):
-                self.runners.pop(runner_id, None)
-            case Unloaded(runner_ids, reason):
-                for runner_id in sorted(runner_ids):
-                    self._unload(runner_id, reason)
-            case Retuned(runner_id, keep_alive):
-                self._retune(runner_id, keep_alive)
-            case Looked():
-                pass
-            case Closed():
-                self._close()
-
-    def _request(self, demand: Demand) -> None:
-        if self.open:
-            self.queue.append(demand)
-        else:
-            self.effects.append(Refuse(demand.id, ShuttingDownError("the service is shutting down")))
-
-    def _ready(self, runner_id: int) -> None:
-        runner = self.runners.get(runner_id)
-        if runner and runner.phase is Phase.LOADING:
-            self._move(runner, Phase.READY)
-
-    def _gone(self, runner_id: int, error: DmrError) -> None:
-        runner = self.runners.pop(runner_id, None)
-        if runner and runner.phase is Phase.LOADING:
-            self._refuse_all(runner.key, error)
-
-    def _exit(self, runner_id: int) -> None:
-        runner = self.runners.get(runner_id)
-        if runner and runner.phase is not Phase.DRAINING:
-            self._move(runner, Phase.DRAINING, "exited")
-
-    def _unload(self, runner_id: int, reason: str) -> None:
-        runner = self.runners.get(runner_id)
-        if runner is None or runner.phase in (Phase.DRAINING, Phase.RETIRING):
-            return
-        if runner.phase is Phase.LOADING:
-            self._refuse_all(runner.key, UnavailableError(f"{runner.launch.alias!r} was unloaded while it was loading"))
-            self._stop(runner, reason)
-        elif self._idle(runner):
-            self._stop(runner, reason)
-        else:
-            self._retire(runner, reason)
-
-    def _retune(self, runner_id: int, keep_alive: KeepAlive) -> None:
-        runner = self.runners.get(runner_id)
-        if runner:
-            self.runners[runner_id] = attrs.evolve(runner, launch=attrs.evolve(runner.launch, keep_alive=keep_alive))
-
-    def _close(self) -> None:
-        self.open = False
-        for demand in self.queue:
-            self.effects.append(Refuse(demand.id, ShuttingDownError("the service is shutting down")))
-        self.queue = []
-        for runner in list(self.runners.values()):
-            if runner.phase is not Phase.DRAINING:
-                self._stop(runner, "shutdown")
-
-    # -- what follows from any event
-
-    def settle(self) -> None:
-        self._grant()
-        self._expire()
-        self._make_room()
-
-    def _grant(self) -> None:
-        ready = {runner.key: runner for runner in self.runners.values() if runner.phase is Phase.READY}
-        waiting: list[Demand] = []
-        for demand in self.queue:
-            runner = ready.get(demand.key)
-            if runner is None:
-                waiting.append(demand)
-            else:
-                self.granted.add(runner.id)
-                self.effects.append(Grant(demand.id, runner.id))
-        self.queue = waiting
-
-    def _expire(self) -> None:
-        for runner in list(self.runners.values()):
-            if not self._idle(runner):
-                continue
-            if runner.phase is Phase.RETIRING:
-                self._stop(runner, runner.reason)
-            elif runner.phase is Phase.READY and self._kept_until(runner) <= self.observed.now:
-                self._stop(runner, "idle")
-
-    def _make_room(self) -> None:
-        """Start what is waited for, oldest demand first; evict one idle runner for each that needs the room."""
-        free = self.state.slots - len(self.runners)
-        leaving = sum(runner.phase in (Phase.DRAINING, Phase.RETIRING) for runner in self.runners.values())
-        served = {runner.key for runner in self.runners.values() if runner.phase in (Phase.LOADING, Phase.READY)}
-        for demand in self.queue:
-            if demand.key in served:
-                continue
-            served.add(demand.key)
-            # A runner of this key may still be leaving; two engines of one key never run side by side.
-            twin_leaves = any(runner.key == demand.key for runner in self.runners.values())
-            if free > 0 and not twin_leaves:
-                free -= 1
-                self._start(demand)
-            elif leaving > 0:
-                leaving -= 1
-            elif not self._evict(demand):
-                break
-
-    def _evict(self, demand: Demand) -> bool:
-        candidates = [runner for runner in self.runners.values() if runner.phase is Phase.READY]
-        idle = [runner for runner in candidates if self._idle(runner)]
-        if idle:
-            self._stop(min(idle, key=self._worth), "evicted")
-            return True
-        if candidates and demand.since + self.state.patience <= self.observed.now:
-            self._retire(min(candidates, key=self._worth), "evicted")
-            return True
-        return False
-
-    # -- small steps
-
-    def _worth(self, runner: Runner) -> tuple[bool, float]:
-        return runner.launch.keep_alive.is_forever, self.observed.idle_since(runner)
-
-    def _kept_until(self, runner: Runner) -> float:
-        return self.observed.idle_since(runner) + runner.launch.keep_alive.seconds
-
-    def _idle(self, runner: Runner) -> bool:
-        return runner.id not in self.granted and self.observed.idle(runner.id)
-
-    def _start(self, demand: Demand) -> None:
-        runner = Runner(
-            id=self.next_id, key=demand.key, launch=demand.launch, phase=Phase.LOADING, since=self.observed.now
-        )
-        self.next_id += 1
-        self.runners[runner.id] = runner
-        self.effects.append(Start(runner.id, runner.key, runner.launch))
-
-    def _retire(self, runner: Runner, reason: str) -> None:
-        self._move(runner, Phase.RETIRING, reason)
-        self.effects.append(Retire(runner.id))
-
-    def _stop(self, runner: Runner, reason: str) -> None:
-        self._move(runner, Phase.DRAINING, reason)
-        self.effects.append(Stop(runner.id, reason))
-
-    def _move(self, runner: Runner, phase: Phase, reason: str = "") -> None:
-        self.runners[runner.id] = attrs.evolve(runner, phase=phase, since=self.observed.now, reason=reason)
-
-    def _refuse_all(self, key: RunnerKey, error: DmrError) -> None:
-        self.effects.extend(Refuse(demand.id, error) for demand in self.queue if demand.key == key)
-        self.queue = [demand for demand in self.queue if demand.key != key]
+        return max(found.idle_since, runner.since) if found else runner.since

@@ -18,7 +18,7 @@ from dmr_core.ports.transport import Endpoint
 from dmr_core.services.scheduling.events import Launch
 from dmr_core.services.scheduling.lease import Lease
 from dmr_core.services.scheduling.scheduler import Scheduler
-from dmr_core.services.scheduling.state import Phase
+from dmr_core.services.scheduling.state import Limits, Phase
 from dmr_core.testing.fakes.clock import FakeClock
 from dmr_core.testing.fakes.metrics import InMemoryMetrics
 
@@ -124,7 +124,7 @@ async def make() -> AsyncIterator[Callable[..., World]]:
 
     def build(slots: int = 2) -> World:
         launcher, clock, metrics = Launcher(), FakeClock(), InMemoryMetrics()
-        scheduler = Scheduler(launcher=launcher, clock=clock, metrics=metrics, slots=slots, grace=GRACE)
+        scheduler = Scheduler(launcher=launcher, clock=clock, metrics=metrics, limits=Limits(slots=slots), grace=GRACE)
         scheduler.start()
         made.append(scheduler)
         return World(scheduler, launcher, clock, metrics)
