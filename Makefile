@@ -74,6 +74,17 @@ bench-cli: $(VENV)/.ready ## Start-up of `dmr list` and `dmr --help` against `py
 	$(BIN)/python -m tests.bench.cli
 bench-start: $(VENV)/.ready ## Time from exec to the first answer of the service
 	$(BIN)/python -m tests.bench.start
+.PHONY: bench-cold
+bench-cold: $(VENV)/.ready ## Request to first token with no engine running, against the same engine started by hand
+	$(BIN)/python -m tests.bench.cold
+.PHONY: bench-swap
+bench-swap: $(VENV)/.ready ## 200 queued requests for 3 models and 1 slot, against first come, first served
+	$(BIN)/python -m tests.bench.swap
+
+.PHONY: test-scheduler
+test-scheduler: $(VENV)/.ready ## 10,000 schedules on the rules, then 200 of them with real engine processes
+	DMR_EXAMPLES=10000 $(BIN)/python -m pytest -q --timeout 3600 tests/unit/core/scheduling/test_machine.py
+	DMR_REAL_EXAMPLES=200 $(BIN)/python -m pytest -q --timeout 3600 tests/integration/test_schedules_for_real.py
 
 .PHONY: clean
 clean: ## Remove build products and caches; models are never touched

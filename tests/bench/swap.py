@@ -32,7 +32,11 @@ def main() -> int:
     limits = Limits(slots=1)
     world = Simulation(limits, longest_load=_LOAD)
     done: dict[int, float] = {}
-    world.on_finish = lambda demand: done.setdefault(demand, world.now)
+
+    def finished(demand: int) -> None:
+        done[demand] = world.now
+
+    world.on_finish = finished
     for number, model in enumerate(order, 1):
         world.ask(number, f"{model}.bench", concurrency=1, answer=_SERVICE)
     while len(done) + len(world.refused) < _REQUESTS:

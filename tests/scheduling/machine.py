@@ -15,7 +15,7 @@ from dmr_core.services.scheduling.state import Limits
 from tests.scheduling.behaviours import BEHAVIOURS
 from tests.scheduling.simulation import Simulation, key_of
 
-__all__ = ["MODELS", "RulesMachine", "World"]
+__all__ = ["MODELS", "RulesMachine", "ScheduleMachine", "World"]
 
 MODELS: Final = "abcde"
 _GIB: Final = 1 << 30

@@ -158,7 +158,7 @@ class Simulation:
 
     def _carry_out(self, effect: events.Effect) -> None:
         match effect:
-            case events.Start(runner_id, key, launch):
+            case events.Start(runner_id, _, launch):
                 self.loads += 1
                 self._idle_since[runner_id] = self.now
                 reserved = Memory()
@@ -235,9 +235,7 @@ class Simulation:
         return sum(used == runner_id for used in self.leases.values())
 
     def _observe(self) -> Observed:
-        usage = {
-            runner_id: Usage(self._leases_of(runner_id), since) for runner_id, since in self._idle_since.items()
-        }
+        usage = {runner_id: Usage(self._leases_of(runner_id), since) for runner_id, since in self._idle_since.items()}
         return Observed(self.now, usage)
 
     # --- promises

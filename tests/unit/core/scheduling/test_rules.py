@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineMode, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import ShuttingDownError, UnavailableError, UpstreamError
-from dmr_core.services.scheduling import events, rules
+from dmr_core.services.scheduling import events
 from dmr_core.services.scheduling.rules import apply, next_deadline
 from dmr_core.services.scheduling.state import Launch, Limits, Observed, Phase, State, Usage
 
