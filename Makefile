@@ -86,6 +86,11 @@ test-scheduler: $(VENV)/.ready ## 10,000 schedules on the rules, then 200 of the
 	DMR_EXAMPLES=10000 $(BIN)/python -m pytest -q --timeout 3600 tests/unit/core/scheduling/test_machine.py
 	DMR_REAL_EXAMPLES=200 $(BIN)/python -m pytest -q --timeout 3600 tests/integration/test_schedules_for_real.py
 
+SOAK ?= 300
+.PHONY: soak
+soak: $(VENV)/.ready ## Serve mixed traffic, kill engines, forgive nothing (SOAK=300 seconds; SOAK_ARGS, as --json FILE)
+	$(BIN)/python -m tests.soak --seconds $(SOAK) $(SOAK_ARGS)
+
 .PHONY: clean
 clean: ## Remove build products and caches; models are never touched
 	rm -rf dist build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .import_linter_cache

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from dmr_backends_llamacpp.arguments import base_arguments, check_config, server_arguments
+from dmr_backends_llamacpp.diagnosis import explain
 from dmr_backends_llamacpp.runtime import Runtime, find_runtime
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
-from dmr_core.errors import BackendNotInstalledError
+from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
 from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 
 __all__ = ["LlamaCppEngine"]
+
+_log: Final = logging.getLogger("dmr.llamacpp")
 
 _VERSION: Final = re.compile(r"version: .*?\((?P<commit>[^)]*)\)")
 _VERSION_TIMEOUT: Final = 3.0
@@ -30,6 +35,7 @@ class LlamaCppEngine(Engine):
     context: EngineContext
     base: tuple[str, ...]
     health_path: str = "/health"
+    metrics_path: str | None = "/metrics"
     _versions: dict[tuple[str, ...], str] = attrs.field(factory=dict)
 
     @classmethod
@@ -39,7 +45,10 @@ class LlamaCppEngine(Engine):
         Raises:
             InvalidConfigurationError: ``LLAMA_ARGS`` says what it must not.
         """
-        return cls(context, base_arguments(context.environment.get("LLAMA_ARGS")))
+        base = base_arguments(
+            context.environment.get("LLAMA_ARGS"), bundled=_bundled(context.environment), warn=_log.warning
+        )
+        return cls(context, base)
 
     async def status(self) -> BackendStatus:
         """See :class:`Engine`."""
@@ -51,7 +60,7 @@ class LlamaCppEngine(Engine):
 
     def check(self, config: EngineConfig) -> None:
         """See :class:`Engine`."""
-        check_config(config)
+        check_config(config, bundled=_bundled(self.context.environment))
 
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
@@ -60,6 +69,10 @@ class LlamaCppEngine(Engine):
         command = (*runtime.command, *server_arguments(request, self.base, socket))
         process = await self.context.processes.start(ProcessSpec(name="llama.cpp", argv=command))
         return EngineProcess("llama.cpp", process, Endpoint(socket=socket), command)
+
+    def explain(self, failure: EngineExitedError) -> EngineExitedError:
+        """See :class:`Engine`."""
+        return explain(failure)
 
     async def _version(self, runtime: Runtime) -> str:
         """The commit a server says it was built from; asked once per program."""
@@ -82,3 +95,11 @@ class LlamaCppEngine(Engine):
             await process.stop(0.5)
         found = _VERSION.search(process.tail())
         return found["commit"] if found else "unknown"
+
+
+def _bundled(environment: Mapping[str, str]) -> bool:
+    """Whether the server that came with dmr would run, which has not every flag of a native one."""
+    try:
+        return not find_runtime(environment).native
+    except BackendNotInstalledError:
+        return False

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import EngineMode
+from dmr_core.domain.flags import FlagTable
 from dmr_core.hookspecs import hookimpl
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine
@@ -19,6 +20,12 @@ def _engine(context: EngineContext) -> Engine:
     return LlamaCppEngine.create(context)
 
 
+def _flags() -> FlagTable:
+    from dmr_backends_llamacpp.allowed_flags import CLIENT_FLAGS  # noqa: PLC0415 - as above
+
+    return CLIENT_FLAGS
+
+
 @hookimpl
 def dmr_backends() -> Iterable[BackendSpec]:
     """The backend ``llama.cpp``."""
@@ -30,4 +37,5 @@ def dmr_backends() -> Iterable[BackendSpec]:
         modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
         environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH"),
         section="llamacpp",
+        flags=_flags,
     )

@@ -1,4 +1,7 @@
-"""The argument vector of ``vllm serve``: pure, so that a table can test it."""
+"""The argument vector of ``vllm serve``: pure, so that a table can test it.
+
+A raw flag of a client wins over the typed setting that says the same; each flag is in the vector once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from dmr_backends_vllm.allowed_flags import CLIENT_FLAGS
 from dmr_core.domain.engine import EngineConfig, EngineMode
+from dmr_core.domain.flags import latest, render
 from dmr_core.errors import InvalidConfigurationError, UnsupportedFormatError
 from dmr_core.ports.engine import LaunchRequest
 
@@ -16,35 +21,6 @@ __all__ = ["check_config", "serve_arguments"]
 
 _SECTION: Final = "vllm"
 _KEY: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-# The reference's list, less --served-model-name (the runner's own), --swap-space and
-# --use-v2-block-manager, which vLLM removed.
-_ALLOWED: Final = frozenset(
-    [
-        "--block-size",
-        "--disable-custom-all-reduce",
-        "--disable-log-stats",
-        "--dtype",
-        "--enable-chunked-prefill",
-        "--enable-prefix-caching",
-        "--enforce-eager",
-        "--gpu-memory-utilization",
-        "--kv-cache-dtype",
-        "--load-format",
-        "--max-logprobs",
-        "--max-model-len",
-        "--max-num-batched-tokens",
-        "--max-num-seqs",
-        "--pipeline-parallel-size",
-        "-pp",
-        "--quantization",
-        "-q",
-        "--revision",
-        "--seed",
-        "--tensor-parallel-size",
-        "-tp",
-        "--tokenizer-mode",
-    ]
-)
 
 
 def check_config(config: EngineConfig) -> None:
@@ -56,16 +32,7 @@ def check_config(config: EngineConfig) -> None:
     foreign = sorted(set(config.sections) - {_SECTION})
     if foreign:
         raise InvalidConfigurationError(f"settings for {foreign[0]!r} do not apply to the vllm backend")
-    for word in config.runtime_flags:
-        name = word.partition("=")[0]
-        if "/" in word or "\\" in word:
-            raise InvalidConfigurationError(
-                f"invalid runtime flag {word!r}: paths are not allowed (contains '/' or '\\')", param="runtime-flags"
-            )
-        if word.startswith("-") and not word[1:2].isdigit() and name not in _ALLOWED:
-            raise InvalidConfigurationError(
-                f'runtime flag "{name}" is not allowed for backend "vllm"', param="runtime-flags"
-            )
+    CLIENT_FLAGS.parse(config.runtime_flags)
     _section_arguments(config.sections.get(_SECTION, {}))
 
 
@@ -74,6 +41,7 @@ def serve_arguments(request: LaunchRequest, socket: Path) -> tuple[str, ...]:
 
     Raises:
         UnsupportedFormatError: the model has no safetensors weights, or the mode is not one of vLLM's.
+        InvalidConfigurationError: the settings hold a flag that is not allowed.
     """
     bundle, config = request.bundle, request.config
     if bundle.safetensors is None:
@@ -88,10 +56,13 @@ def serve_arguments(request: LaunchRequest, socket: Path) -> tuple[str, ...]:
             words += ["--runner", "pooling"]
         case _:
             raise UnsupportedFormatError(f'unsupported backend mode "{request.mode}"')
-    if config.context_size is not None and config.context_size > 0:
+    flags = latest(CLIENT_FLAGS.parse(config.runtime_flags))
+    decided = {use.flag.setting for use in flags}
+    if config.context_size is not None and config.context_size > 0 and "context-size" not in decided:
         words += ["--max-model-len", str(config.context_size)]
-    words += config.runtime_flags
-    words += _section_arguments(config.sections.get(_SECTION, {}))
+    words += render(flags)
+    section = config.sections.get(_SECTION, {})
+    words += _section_arguments({name: value for name, value in section.items() if f"vllm.{name}" not in decided})
     if request.draft is not None and request.draft.safetensors is not None:
         speculative: dict[str, Any] = {"model": str(request.draft.safetensors.parent)}
         if config.speculative is not None and config.speculative.num_tokens:

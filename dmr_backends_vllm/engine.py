@@ -10,8 +10,9 @@ from typing import Final
 import attrs
 
 from dmr_backends_vllm.arguments import check_config, serve_arguments
+from dmr_backends_vllm.diagnosis import explain
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
-from dmr_core.errors import BackendNotInstalledError
+from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
 from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
@@ -29,6 +30,7 @@ class VllmEngine(Engine):
 
     context: EngineContext
     health_path: str = "/health"
+    metrics_path: str | None = "/metrics"
 
     async def status(self) -> BackendStatus:
         """See :class:`Engine`."""
@@ -57,6 +59,10 @@ class VllmEngine(Engine):
         command = (str(program), *serve_arguments(request, socket))
         process = await self.context.processes.start(ProcessSpec(name="vllm", argv=command))
         return EngineProcess("vllm", process, Endpoint(socket=socket), command)
+
+    def explain(self, failure: EngineExitedError) -> EngineExitedError:
+        """See :class:`Engine`."""
+        return explain(failure)
 
     def _program(self) -> Path | None:
         configured = self.context.environment.get("VLLM_SERVER_PATH", "").strip()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import EngineMode
+from dmr_core.domain.flags import FlagTable
 from dmr_core.hookspecs import hookimpl
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine
@@ -17,6 +18,12 @@ def _engine(context: EngineContext) -> Engine:
     from dmr_backends_vllm.engine import VllmEngine  # noqa: PLC0415 - discovery must stay cheap
 
     return VllmEngine(context)
+
+
+def _flags() -> FlagTable:
+    from dmr_backends_vllm.allowed_flags import CLIENT_FLAGS  # noqa: PLC0415 - as above
+
+    return CLIENT_FLAGS
 
 
 @hookimpl
@@ -31,4 +38,8 @@ def dmr_backends() -> Iterable[BackendSpec]:
         priority=10,
         environment=("VLLM_SERVER_PATH", "PATH"),
         section="vllm",
+        platforms=frozenset({"linux", "darwin/arm64"}),
+        # The stock CLI matches "vLLM binary not found".
+        remedy="vLLM binary not found; install vLLM and set VLLM_SERVER_PATH to its `vllm` program",
+        flags=_flags,
     )

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from dmr_cli import __version__
-from dmr_cli.client.errors import EXIT_INTERRUPTED, ClientError
+from dmr_cli.client.errors import EXIT_INTERRUPTED, ClientError, abridged
 from dmr_cli.docker_plugin import COMPLETE, METADATA, metadata, unwrap
 
 __all__ = ["ALIASES", "COMMANDS", "cli", "main", "program_name"]
@@ -30,7 +30,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ps": ("dmr_cli.client.commands.ps:ps", "List the models in memory"),
     "unload": ("dmr_cli.client.commands.unload:unload", "Take models out of memory (alias: stop)"),
     "df": ("dmr_cli.client.commands.df:df", "Show how much disk the models take"),
+    "why": ("dmr_cli.client.commands.why:why", "Tell why a model is, or is not, in memory"),
+    "logs": ("dmr_cli.client.commands.logs:logs", "Show what the service and its engines said lately"),
+    "requests": ("dmr_cli.client.commands.requests:requests", "Show what models were asked lately, and answered"),
     "status": ("dmr_cli.client.commands.status:status", "Show whether the service runs, and its engines"),
+    "backend": ("dmr_cli.client.commands.backend:backend", "List, install and remove the engines"),
     "plugins": ("dmr_cli.client.commands.plugins:plugins", "List the plugins of the service"),
     "version": ("dmr_cli.client.commands.version:version", "Show the versions of client and service"),
     "serve": ("dmr_cli.server.serve:serve", "Run the service"),
@@ -138,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _invoke(arguments, program)
         sys.stdout.flush()
     except BaseException as error:
-        code = _failure(error, program)
+        code = _failure(error, program, debug=debug)
         if debug and not isinstance(error, (SystemExit, click.exceptions.Exit)):
             _print_traceback()
     return code
@@ -165,7 +169,7 @@ def _wants_debug(arguments: list[str]) -> bool:
     return False
 
 
-def _failure(error: BaseException, program: str) -> int:
+def _failure(error: BaseException, program: str, *, debug: bool) -> int:
     """Say what went wrong, once; the exit code for it."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -178,6 +182,8 @@ def _failure(error: BaseException, program: str) -> int:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return EXIT_INTERRUPTED
     message, code = _describe(error)
+    if not debug:
+        message = abridged(message)
     click.echo(f"Error: {_printable(message)}", err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         path = error.ctx.command_path.replace(error.ctx.find_root().info_name or program, program, 1)

@@ -13,12 +13,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
+from dmr_adapters.http.api.health import HealthApi
+from dmr_adapters.http.api.logs import LogsApi
+from dmr_adapters.http.api.metrics import MetricsApi
 from dmr_adapters.http.api.models import ModelsApi
+from dmr_adapters.http.api.requests import RequestsApi
+from dmr_adapters.http.api.why import WhyApi
 from dmr_adapters.http.asgi import ClientGoneError, DrainGuard, OriginGuard, PathCleaner
 from dmr_adapters.http.background import BackgroundTasks
 from dmr_adapters.http.errors import error_response, plain_text
-from dmr_adapters.http.inference import InferenceApp
+from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.rest_json import json_response
 from dmr_adapters.http.services import Services
 from dmr_core.errors import DmrError
@@ -61,6 +67,8 @@ class HttpApp:
 
     def _routes(self) -> Starlette:
         models, engines = ModelsApi(self._services), EnginesApi(self._services, self._background)
+        backends = BackendsApi(self._services)
+        health = HealthApi(self._services)
         routes = [
             Route("/", self._root, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/version", self._version, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
@@ -68,20 +76,28 @@ class HttpApp:
             Route("/models/{name:path}", models.get),
             Route("/models/{name:path}", models.post, methods=["POST"]),
             Route("/models/{name:path}", models.delete, methods=["DELETE"]),
-            Route("/engines/status", engines.status),
+            Route("/engines/status", backends.status),
+            Route("/engines/install-backend", backends.install, methods=["POST"]),
+            Route("/engines/uninstall-backend", backends.uninstall, methods=["POST"]),
+            Route("/dmr/v1/backends", backends.list),
             Route("/engines/ps", engines.ps),
+            Route("/engines/requests", RequestsApi(self._services).get),
             Route("/engines/df", engines.df),
             Route("/engines/unload", engines.unload, methods=["POST"]),
             Route("/engines/_configure", engines.configured),
             Route("/engines/_configure", engines.configure, methods=["POST"]),
             Route("/engines/{backend}/_configure", engines.configure, methods=["POST"]),
             Route("/dmr/v1/plugins", engines.plugins),
+            Route("/dmr/v1/why", WhyApi(self._services).why),
+            Route("/logs", LogsApi(self._services).logs),
+            Route("/healthz", health.alive),
+            Route("/readyz", health.ready),
         ]
         for prefix in ("", "/engines", "/engines/{backend}"):
             routes.append(Route(f"{prefix}/v1/models", engines.models))
             routes.append(Route(f"{prefix}/v1/models/{{name:path}}", engines.model))
         if self._services.settings.metrics:
-            routes.append(Route("/metrics", self._metrics))
+            routes.append(Route("/metrics", MetricsApi(self._services).page))
         handlers = {
             404: _not_found,
             405: _method_not_allowed,
@@ -98,10 +114,6 @@ class HttpApp:
 
     async def _version(self, _request: Request) -> Response:
         return json_response({"version": self._services.version})
-
-    async def _metrics(self, _request: Request) -> Response:
-        content, media_type = self._services.metrics.render()
-        return Response(content, media_type=media_type)
 
 
 async def _not_found(request: Request, _exc: Exception) -> Response:

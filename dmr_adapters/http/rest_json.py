@@ -19,6 +19,7 @@ from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress
 from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 from dmr_core.plugins import PluginInfo
+from dmr_core.services.backends import BackendView
 from dmr_core.services.inference import ConfiguredModel
 from dmr_core.services.scheduling.lease import RunnerView
 from dmr_core.services.scheduling.state import Phase
@@ -26,8 +27,10 @@ from dmr_core.services.scheduling.state import Phase
 __all__ = [
     "ConfigureBody",
     "CreateBody",
+    "InstallBody",
     "PushBody",
     "UnloadBody",
+    "backend_json",
     "configured_json",
     "decode",
     "json_response",
@@ -64,6 +67,19 @@ class UnloadBody(msgspec.Struct):
     models: list[str] | None = None
 
 
+class InstallBody(msgspec.Struct):
+    """``POST /engines/install-backend`` and ``/engines/uninstall-backend``."""
+
+    backend: str | None = None
+    version: str | None = None
+
+
+_MODE_FLAGS: Final = (
+    (frozenset({"--embeddings", "--embedding"}), EngineMode.EMBEDDING),
+    (frozenset({"--reranking", "--rerank"}), EngineMode.RERANKING),
+)
+
+
 class _SpeculativeBody(msgspec.Struct):
     draft_model: str = ""
     num_tokens: int | None = None
@@ -91,12 +107,24 @@ class ConfigureBody(
     llamacpp: dict[str, Any] | None = None
 
     def engine_mode(self, flags: tuple[str, ...]) -> EngineMode:
-        """The mode asked for, or the one the flags imply."""
-        if self.mode:
-            return EngineMode.parse(self.mode)
-        if {"--reranking", "--rerank"} & set(flags):
-            return EngineMode.RERANKING
-        return EngineMode.EMBEDDING if {"--embeddings", "--embedding"} & set(flags) else EngineMode.COMPLETION
+        """The mode asked for, or the one the flags imply.
+
+        Raises:
+            InvalidConfigurationError: there is no such mode, or a flag asks for another.
+        """
+        implied: EngineMode | None = None
+        for names, mode in _MODE_FLAGS:
+            implied = mode if names & set(flags) else implied
+        if not self.mode:
+            return implied or EngineMode.COMPLETION
+        asked = EngineMode.parse(self.mode)
+        # Reranking needs embeddings, and says so with the same flag.
+        if implied not in {None, asked} and (implied, asked) != (EngineMode.EMBEDDING, EngineMode.RERANKING):
+            raise InvalidConfigurationError(
+                f"mode {asked.value!r} contradicts the runtime flags, which ask for {implied!s}: leave one of them out",
+                param="mode",
+            )
+        return asked
 
     def engine_config(self, flags: tuple[str, ...]) -> EngineConfig:
         """The settings asked for.
@@ -224,6 +252,26 @@ def configured_json(entry: ConfiguredModel) -> dict[str, Any]:
     }
 
 
+def backend_json(view: BackendView) -> dict[str, Any]:
+    """A backend as ``GET /dmr/v1/backends`` lists it; ``share`` is ``null`` where nobody knows how far it is."""
+    spec, state = view.backend.spec, view.state
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "state": state.phase.value,
+        "status": view.status.state.value,
+        "detail": view.status.detail,
+        "formats": sorted(known.value for known in spec.formats),
+        "modes": sorted(mode.value for mode in spec.modes),
+        "supported": view.here,
+        "on_demand": spec.installs,
+        "share": state.share,
+        "attempts": state.attempts,
+        "retry_in": round(view.retry_in, 1),
+        "next": view.next_step,
+    }
+
+
 def plugins_json(plugins: tuple[PluginInfo, ...], detections: tuple[Detection, ...]) -> dict[str, Any]:
     """Every plugin, and what the detectors saw."""
     return {
@@ -262,7 +310,7 @@ def progress_line(line: Progress, *, escaped: bool) -> bytes:
     layer: dict[str, Any] = {"size": 0, "current": 0}
     if line.layer is not None:
         layer = {"id": str(line.layer.id), "size": line.layer.size, "current": line.layer.current}
-    document = {
+    document: dict[str, Any] = {
         "type": line.kind.value,
         "message": line.message,
         "total": line.total,
@@ -271,6 +319,8 @@ def progress_line(line: Progress, *, escaped: bool) -> bytes:
     }
     if line.code is not None:
         document["code"] = line.code
+    if line.share is not None:
+        document["share"] = line.share
     text = orjson.dumps(document)
     if escaped:
         text = html.escape(text.decode()).replace("&quot;", "&#34;").replace("&#x27;", "&#39;").encode()

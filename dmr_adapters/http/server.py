@@ -42,6 +42,9 @@ async def serve(app: ASGIApp, listener: socket.socket, stop: asyncio.Event) -> N
     from hypercorn.asyncio import serve as hypercorn_serve  # noqa: PLC0415 - takes 0.1 s
     from hypercorn.config import Config  # noqa: PLC0415
 
+    from dmr_adapters.http.connection import use_connection  # noqa: PLC0415
+
+    use_connection()
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # Hypercorn owns the descriptor from here, and closes it
     config.accesslog = None

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import attrs
 
+from dmr_adapters.logs.book import LogBook
+from dmr_adapters.metrics.page import MetricsPage
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.settings import Settings
 from dmr_core.plugins import PluginInfo
@@ -15,10 +17,13 @@ from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.diagnosing import DiagnosingService
+from dmr_core.services.health import HealthService
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.loading import LoadingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
+from dmr_core.services.recording import Recorder
 from dmr_core.services.scheduling.scheduler import Scheduler
 
 __all__ = ["Services"]
@@ -41,5 +46,10 @@ class Services:
     backends: BackendService
     scheduler: Scheduler
     inference: InferenceService
+    diagnosing: DiagnosingService
+    health: HealthService
+    metrics_page: MetricsPage
+    logs: LogBook
     plugins: Callable[[], tuple[PluginInfo, ...]]
+    recorder: Recorder | None = None
     detections: tuple[Detection, ...] = ()

@@ -43,7 +43,10 @@ class PrometheusMetrics(Metrics):
 
     def unload(self, *, backend: str, reason: str) -> None:
         """See :class:`Metrics`."""
-        self._get().unloads.labels(backend, reason).inc()
+        families = self._get()
+        families.unloads.labels(backend, reason).inc()
+        if reason == "evicted":
+            families.evictions.labels(backend).inc()
 
     def runners(self, *, backend: str, change: int) -> None:
         """See :class:`Metrics`."""
@@ -91,6 +94,7 @@ class _Families:
     loads: Counter
     load_seconds: Histogram
     unloads: Counter
+    evictions: Counter
     runners: Gauge
     first_token_seconds: Histogram
     inter_token_seconds: Histogram
@@ -101,9 +105,10 @@ class _Families:
     pull_seconds: Histogram
 
     def __init__(self, version: str) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415 - slow
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector  # noqa: PLC0415
 
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # process_…: start time, memory, processor time, descriptors
         build = Gauge("dmr_build_info", "Version of the service.", ["version"], registry=registry)
         build.labels(version).set(1)
         labels = ["backend", "mode"]
@@ -129,6 +134,9 @@ class _Families:
         )
         self.unloads = Counter(
             "dmr_unloads", "Runners that ended, by reason.", ["backend", "reason"], registry=registry
+        )
+        self.evictions = Counter(
+            "dmr_evictions", "Runners that had to make room for another model.", ["backend"], registry=registry
         )
         self.runners = Gauge(
             "dmr_runners", "Runners alive: loading, ready or stopping.", ["backend"], registry=registry

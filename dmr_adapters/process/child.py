@@ -12,7 +12,8 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final
 
-from dmr_adapters.process import process_table
+from dmr_adapters.process import listeners, process_table
+from dmr_adapters.process.memory_limit import OomCounter
 from dmr_adapters.process.output import LineLog, OutputPump
 from dmr_adapters.process.process_table import Quarry
 from dmr_adapters.process.redaction import Redactor
@@ -65,6 +66,8 @@ class PosixProcess(SupervisedProcess):
         self._kill_at: float | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._oom = OomCounter()
+        self._out_of_memory = False
         self._watch()
 
     def __repr__(self) -> str:
@@ -82,6 +85,27 @@ class PosixProcess(SupervisedProcess):
     def tail(self) -> str:
         """See :class:`SupervisedProcess`."""
         return self._redact(self._lines.tail())
+
+    @property
+    def out_of_memory(self) -> bool:
+        """See :class:`SupervisedProcess`."""
+        return self._out_of_memory
+
+    async def cpu_seconds(self) -> float | None:
+        """See :class:`SupervisedProcess`."""
+        if self._exited.done():  # its number may be somebody else's soon
+            return None
+        return await self._loop.run_in_executor(self._threads, process_table.cpu_seconds, self._quarry())
+
+    async def listens_on(self, port: int) -> bool | None:
+        """See :class:`SupervisedProcess`."""
+        if self._exited.done():
+            return False
+
+        def look() -> bool | None:
+            return listeners.holds_listener(process_table.find(self._quarry()), port)
+
+        return await self._loop.run_in_executor(self._threads, look)
 
     async def stop(self, grace: float) -> int:
         """End the child and everything it started; returns once nothing of it is left.
@@ -127,8 +151,15 @@ class PosixProcess(SupervisedProcess):
             # It ended by itself, so nobody asked its workers to end, and nobody leads them any more.
             self._signal_group(signal.SIGKILL)
         self._pump.drain()
-        self._exited.set_result(self._status())
+        status = self._status()
+        # Somebody else's SIGKILL; ours is not the kernel's.
+        self._out_of_memory = self._kill_at is None and status == -signal.SIGKILL and self._oom.counted()
+        self._exited.set_result(status)
         self._ending = self._loop.create_task(self._end(), name=f"end of {self.name} ({self.pid})")
+
+    def _quarry(self) -> Quarry:
+        """The child and all it started; to be used only before the child is reaped."""
+        return Quarry(tokens=frozenset({self.token}), since=self.start_time or 0, session=self.pid)
 
     def _status(self) -> int:
         if self._popen.returncode is not None or not hasattr(os, "waitid"):
@@ -140,7 +171,7 @@ class PosixProcess(SupervisedProcess):
 
     async def _end(self) -> None:
         """End what the child left, within the grace it was given, then reap it."""
-        quarry = Quarry(tokens=frozenset({self.token}), since=self.start_time or 0, session=self.pid)
+        quarry = self._quarry()
         pause = _FIRST_PAUSE
         while found := await self._loop.run_in_executor(self._threads, process_table.find, quarry):
             if self._kill_at is None or self._loop.time() >= self._kill_at:

@@ -65,7 +65,9 @@ class LineLog:
         raw = bytes(self._tail)
         if self._cut:
             # Half a line could start in the middle of a key and hide it from redaction.
-            start = raw.find(b"\n") if b"\n" in raw[:_LONGEST_LINE] else raw.find(b" ")
+            start = raw.find(b"\n", 0, _LONGEST_LINE)
+            if start < 0:  # a line longer than any that is worth keeping: from its next word, or the next line
+                start = min((at for at in (raw.find(b" "), raw.find(b"\n")) if at >= 0), default=-1)
             raw = raw[start + 1 :]
         return _clean(raw)
 

@@ -24,7 +24,7 @@ import attrs
 
 from dmr_adapters.process.environment import MARKER
 
-__all__ = ["Quarry", "boot_id", "find", "kill", "start_time"]
+__all__ = ["Quarry", "boot_id", "cpu_seconds", "find", "kill", "start_time"]
 
 _MARKER: Final = re.compile(rb"(?:^|\x00)" + MARKER.encode() + rb"=([^\x00]*)")
 
@@ -50,6 +50,8 @@ class _Stat:
     state: bytes
     session: int
     started: int
+    ticks: int
+    """CPU time, with that of its children that ended."""
 
 
 def start_time(pid: int) -> int | None:
@@ -71,6 +73,14 @@ def find(quarry: Quarry) -> list[int]:
     if not _HAS_PROC:
         return _find_with_ps(quarry)
     return [pid for pid in _pids() if _matches(pid, quarry)]
+
+
+def cpu_seconds(quarry: Quarry) -> float | None:
+    """CPU time that the processes that match have used; ``None`` where there are none, or no ``/proc``."""
+    if not _HAS_PROC:
+        return None
+    found = [stat for pid in find(quarry) if (stat := _stat(pid)) is not None]
+    return sum(stat.ticks for stat in found) / os.sysconf("SC_CLK_TCK") if found else None
 
 
 def kill(pids: Collection[int], quarry: Quarry) -> None:
@@ -128,7 +138,9 @@ def _stat(pid: int) -> _Stat | None:
         raw = _read(f"/proc/{pid}/stat")
         # The name, in parentheses, may hold anything, parentheses too.
         fields = raw[raw.rindex(b")") + 2 :].split()
-        return _Stat(state=fields[0], session=int(fields[3]), started=int(fields[19]))
+        return _Stat(
+            state=fields[0], session=int(fields[3]), started=int(fields[19]), ticks=sum(map(int, fields[11:15]))
+        )
     except (OSError, ValueError, IndexError):
         return None
 

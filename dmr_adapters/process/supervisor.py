@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import logging
 import os
 import re
@@ -30,10 +31,11 @@ from dmr_adapters.process import process_table
 from dmr_adapters.process.child import PosixProcess
 from dmr_adapters.process.environment import child_environment
 from dmr_adapters.process.leftovers import sweep
+from dmr_adapters.process.listeners import PortSource
 from dmr_adapters.process.output import LineLog, OutputPump
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.runtime_directory import ChildRecord, RuntimeDirectory, base_locked, find_base
-from dmr_core.errors import DmrError, ShuttingDownError, UpstreamError
+from dmr_core.errors import DmrError, EngineUnusableError, ShuttingDownError, UpstreamError
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor
 
 __all__ = ["PosixProcessSupervisor"]
@@ -41,6 +43,17 @@ __all__ = ["PosixProcessSupervisor"]
 _log: Final = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG: Final = 1
 _NOT_A_LOGGER_NAME: Final = re.compile(r"[^\w-]+")
+
+# What no second attempt changes, and what does.
+_REMEDIES: Final = {
+    errno.ENOENT: "Install the engine again, or correct the variable that says where it is; a script needs its "
+    "interpreter (first line) too.",
+    errno.EACCES: "Make it executable (chmod +x), on a file system that is not mounted noexec.",
+    errno.ENOEXEC: "Install a build for this machine (`uname -m` shows which).",
+    errno.ENOTDIR: "Correct the variable that says where the engine is.",
+    errno.EISDIR: "Correct the variable that says where the engine is.",
+    errno.ELOOP: "Correct the symbolic links on its path.",
+}
 
 # Resolved here, in the parent: between fork and exec a child must not look up libraries. PyDLL, because
 # it keeps the GIL, which is one lock less to come back for.
@@ -63,6 +76,8 @@ class PosixProcessSupervisor(ProcessSupervisor):
         self._environ = environ
         self._redact = redact
         self._children: set[PosixProcess] = set()
+        self._sockets: dict[str, list[Path]] = {}
+        self._ports = PortSource()
         self._closed = False
 
     @classmethod
@@ -112,7 +127,8 @@ class PosixProcessSupervisor(ProcessSupervisor):
         """See :class:`ProcessSupervisor`. Does not wait, so it cannot be cancelled half-way.
 
         Raises:
-            UpstreamError: the program does not exist or cannot be executed.
+            EngineUnusableError: the program does not exist or cannot be executed.
+            UpstreamError: the system is out of processes or descriptors.
             ShuttingDownError: the supervisor is closed.
         """
         if self._closed:
@@ -130,6 +146,9 @@ class PosixProcessSupervisor(ProcessSupervisor):
         except BaseException:
             self._directory.erase(token)
             raise
+        given = [Path(word) for word in spec.argv if Path(word).parent == self.directory]
+        if given:
+            self._sockets[token] = given
         with suppress(OSError):  # the token alone is enough to find it again
             self._directory.write(attrs.evolve(record, pid=child.pid, start_time=child.start_time))
         return child
@@ -167,6 +186,17 @@ class PosixProcessSupervisor(ProcessSupervisor):
         """
         return self._directory.socket_path(name)
 
+    def tcp_port(self) -> int:
+        """See :class:`ProcessSupervisor`.
+
+        Raises:
+            UpstreamError: every port is in use.
+        """
+        try:
+            return self._ports.take()
+        except OSError as exc:
+            raise UpstreamError(f"there is no free TCP port for an engine: {exc.strerror or exc}") from exc
+
     async def aclose(self, grace: float = 5.0) -> None:
         """Stop every child, then remove the runtime directory. Idempotent.
 
@@ -185,6 +215,9 @@ class PosixProcessSupervisor(ProcessSupervisor):
     def _forget(self, child: PosixProcess) -> None:
         self._children.discard(child)
         self._directory.erase(child.token)
+        for socket in self._sockets.pop(child.token, ()):
+            with suppress(OSError):  # who ends in good order removes its own
+                socket.unlink()
 
 
 def _take_directory(base: Path | None, environ: Mapping[str, str]) -> RuntimeDirectory:
@@ -218,7 +251,11 @@ def _spawn(spec: ProcessSpec, environment: Mapping[str, str]) -> tuple[subproces
     except (OSError, ValueError) as exc:
         os.close(read)
         reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
-        raise UpstreamError(f"cannot start {spec.name!r}: {spec.argv[0]!r}: {reason}") from exc
+        cause = f"cannot start {spec.name!r}: {spec.argv[0]!r}: {reason}"
+        remedy = _REMEDIES.get(exc.errno or 0) if isinstance(exc, OSError) else None
+        if remedy is None:
+            raise UpstreamError(cause) from exc
+        raise EngineUnusableError(spec.name, None, cause=cause, remedy=remedy) from exc
     except BaseException:
         os.close(read)
         raise

@@ -13,7 +13,7 @@ from dmr_cli.client.transport import Body, Response, Transport, quote
 
 __all__ = ["Api", "Invocation", "expect", "model_path", "reason_of"]
 
-_MESSAGE_LIMIT: Final = 4096
+_ERROR_LIMIT: Final = 1024 * 1024
 _GATEWAY: Final = (502, 503, 504)
 
 
@@ -137,15 +137,14 @@ def reason_of(response: Response) -> str:
     kind = response.headers.get("content-type", "").lower()
     if not text or "html" in kind or text.startswith("<"):
         return status
-    message = _message_in(text)
-    return message if len(message) <= _MESSAGE_LIMIT else message[:_MESSAGE_LIMIT] + " …[truncated]"
+    return _message_in(text)
 
 
 def _beginning(response: Response) -> list[bytes]:
     pieces: list[bytes] = []
     for piece in response.chunks():
         pieces.append(piece)
-        if sum(map(len, pieces)) > 16 * _MESSAGE_LIMIT:
+        if sum(map(len, pieces)) > _ERROR_LIMIT:
             break
     return pieces
 

@@ -14,9 +14,13 @@ __all__ = [
     "NotFoundError",
     "NotRunningError",
     "TransferError",
+    "abridged",
 ]
 
 EXIT_INTERRUPTED: Final = 130
+_OUTPUT: Final = "\n\nVerbose output:\n"
+_SHOWN: Final = 12
+_MESSAGE_LIMIT: Final = 4096
 
 
 class ClientError(Exception):
@@ -63,3 +67,17 @@ class BadGatewayError(ClientError):
 
 class TransferError(ClientError):
     """The service gave up in the middle of a transfer and said why."""
+
+
+def abridged(message: str, lines: int = _SHOWN) -> str:
+    """A message for people: what went wrong in full, the engine's output indented and cut to its last ``lines``."""
+    said, _, output = message.partition(_OUTPUT)
+    if len(said) > _MESSAGE_LIMIT:
+        said = said[:_MESSAGE_LIMIT] + " …[truncated]"
+    printed = [line.rstrip() for line in output.splitlines() if line.strip()]
+    if not printed:
+        return said
+    shown = [f"  | {line}" for line in printed[-lines:]]
+    left = len(printed) - len(shown)
+    title = f"The last {len(shown)} lines of the engine's output ({left} more with --debug):" if left else "Its output:"
+    return "\n".join([said, "", title, *shown])

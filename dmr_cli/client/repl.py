@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from dmr_cli.client.conversation import Conversation
-from dmr_cli.client.errors import ClientError
+from dmr_cli.client.errors import ClientError, abridged
 from dmr_cli.client.keyboard import Keyboard
 
 __all__ = ["converse"]
@@ -94,7 +94,7 @@ def _answer(text: str, conversation: Conversation, keyboard: Keyboard) -> None:
     except ClientError as error:
         if not keyboard.interactive:
             raise
-        _tell(f"Error: {error.message}")
+        _tell(f"Error: {abridged(error.message)}")
     except KeyboardInterrupt:
         if not keyboard.interactive:
             raise

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -16,10 +20,15 @@ from dmr_adapters.clock import SystemClock
 from dmr_adapters.http.app import HttpApp
 from dmr_adapters.http.server import bind, serve
 from dmr_adapters.http.services import Services
+from dmr_adapters.logs.book import LogBook
+from dmr_adapters.logs.handler import recording
+from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.readiness import store_problem
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
+from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.demo import DemoModelSource
@@ -38,13 +47,17 @@ from dmr_core.ports.registry import Credentials, Registry, RegistrySession
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.diagnosing import DiagnosingService
+from dmr_core.services.health import Check, HealthService, backend_check
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.launching import LaunchingService
 from dmr_core.services.loading import LoadingService
 from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
+from dmr_core.services.recording import Recorder
 from dmr_core.services.scheduling.scheduler import Scheduler
+from dmr_core.services.scheduling.state import Limits
 
 if TYPE_CHECKING:
     from dmr_adapters.registry.oci import OciRegistry
@@ -88,6 +101,8 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
     use = overrides or Overrides()
     async with AsyncExitStack() as stack:
         clock = use.clock or SystemClock()
+        logs = LogBook()
+        stack.enter_context(recording(logs, Redactor(_places(settings)), settings.log_dir))
         metrics = use.metrics or PrometheusMetrics(__version__)
         store = use.store or await FilesystemModelStore.open(settings.models_path)
         processes = use.processes or await _processes(settings, stack)
@@ -102,8 +117,13 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         detections = await _detect(plugins)
         specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
         backends, sources = BackendService.build(
-            specs, _contexts(settings, processes, _variant(settings, plugins, detections)), plugins.fail
+            specs,
+            _contexts(settings, processes, _variant(settings, plugins, detections)),
+            plugins.fail,
+            clock=clock,
+            platform=f"{sys.platform}/{platform.machine()}",
         )
+        stack.push_async_callback(backends.aclose)
         await backends.refresh()
         launching = LaunchingService(
             store=store,
@@ -112,12 +132,13 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             clock=clock,
             start_timeout=settings.start_timeout,
             grace=settings.stop_grace,
+            health_interval=settings.health_interval,
         )
         scheduler = Scheduler(
             launcher=launching.launch,
             clock=clock,
             metrics=metrics,
-            slots=settings.max_runners,
+            limits=Limits(slots=settings.max_runners, queue=settings.max_queue, wait=settings.queue_timeout),
             grace=settings.stop_grace,
         )
         scheduler.start()
@@ -125,6 +146,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         catalog = CatalogService(store, settings.references)
         inference = InferenceService(catalog, backends, scheduler, settings.keep_alive)
         catalog.protect(inference.in_use)
+        backends.protect(inference.release_backend)
         demo = DemoModelSource(store, packaging, settings.references.default_registry)
         pulling = PullingService(
             store=store,
@@ -133,8 +155,11 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             clock=clock,
             sources=(demo, *sources),
             max_pulls=settings.max_pulls,
+            metrics=metrics,
         )
         stack.push_async_callback(pulling.aclose)
+        health = HealthService(_checks(settings, scheduler, backends, check_store=use.store is None))
+        stack.push_async_callback(health.aclose)
         services = Services(
             settings=settings,
             version=__version__,
@@ -149,7 +174,23 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             backends=backends,
             scheduler=scheduler,
             inference=inference,
+            diagnosing=DiagnosingService(
+                catalog=catalog,
+                scheduler=scheduler,
+                clock=clock,
+                servable=lambda name, mode: inference.plan(name, mode, None),
+            ),
+            health=health,
+            metrics_page=MetricsPage(
+                metrics=metrics,
+                transport=transport,
+                runners=scheduler.runners,
+                capacity=lambda: scheduler.capacity,
+                metrics_path=lambda name: getattr(backends.get(name).engine, "metrics_path", None),
+            ),
+            logs=logs,
             plugins=plugins.plugins,
+            recorder=Recorder(clock) if settings.record_requests else None,
             detections=detections,
         )
         app = HttpApp(services)
@@ -160,6 +201,26 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
 def build_packaging() -> PackagingService:
     """What ``dmr package`` needs, which works without a service."""
     return PackagingService(FilesystemPackageSource())
+
+
+def _places(settings: Settings) -> dict[Path, str]:
+    """Paths that are shown in logs by a name."""
+    home = settings.environment.get("HOME")
+    return {settings.models_path: "models", **({Path(home): "~"} if home else {})}
+
+
+def _checks(
+    settings: Settings, scheduler: Scheduler, backends: BackendService, *, check_store: bool
+) -> dict[str, Check]:
+    """What the service needs to be ready. A store that was put in by somebody else is theirs to check."""
+
+    async def scheduling() -> str:
+        return "" if scheduler.alive else "it does not run"
+
+    checks: dict[str, Check] = {"scheduler": scheduling, "backend": backend_check(backends)}
+    if check_store:
+        checks["store"] = partial(store_problem, settings.models_path)
+    return checks
 
 
 async def _processes(settings: Settings, stack: AsyncExitStack) -> ProcessSupervisor:

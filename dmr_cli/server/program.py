@@ -57,6 +57,9 @@ def run(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for handler in logging.getLogger().handlers:
+        # Engines' lines are recorded at any level (see /logs), and shown on stderr at this one.
+        handler.setLevel(settings.log_level.upper())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
 
@@ -90,8 +93,11 @@ async def _wind_down(stop: asyncio.Event, services: Services) -> None:
     """Let answers that are nearly done be finished, then stop the engines: what still streams ends with a typed error."""
     await stop.wait()
     _log.info("stopping")
+    services.health.stop()
     scheduler = services.scheduler
-    await services.pulling.aclose()
+    if services.recorder is not None:
+        services.recorder.close()
+    await asyncio.gather(services.pulling.aclose(), services.backends.aclose())
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FINISH
     while loop.time() < deadline and any(view.leases for view in scheduler.runners()):  # noqa: ASYNC110 - see below
@@ -99,6 +105,7 @@ async def _wind_down(stop: asyncio.Event, services: Services) -> None:
             _POLL
         )  # the hot path tells nobody when a lease ends, and should not; these are looks at the very end
     await scheduler.aclose()
+    services.logs.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -27,7 +27,8 @@ def serve(port: str | None, bind: str | None, socket: str | None, models_path: s
       DMR_MAX_RUNNERS     how many models may be loaded at once
       DMR_KEEP_ALIVE      how long an idle model stays loaded (5m; -1 for ever)
       DMR_ORIGINS         origins of web pages that may call the API
-      DMR_DISABLED_PLUGINS, DMR_OVERRIDE_GPU, DISABLE_METRICS, LOG_LEVEL
+      DMR_RECORD_REQUESTS whether `dmr requests` has something to show (1; 0 beyond loopback)
+      DMR_DISABLED_PLUGINS, DMR_OVERRIDE_GPU, DISABLE_METRICS, LOG_LEVEL, MODEL_RUNNER_LOG_DIR
 
     \b
     Examples:

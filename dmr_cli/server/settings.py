@@ -50,13 +50,18 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         allowed_origins=reader.list("DMR_ORIGINS"),
         allow_unauthenticated=reader.flag("DMR_ALLOW_UNAUTHENTICATED", default=False),
         log_level=_log_level(reader),
+        log_dir=reader.path("MODEL_RUNNER_LOG_DIR"),
         metrics=not reader.flag("DISABLE_METRICS", default=False),
+        record_requests=reader.flag("DMR_RECORD_REQUESTS", default=listen.loopback),
         max_body=reader.take("DMR_MAX_BODY", _positive, 10 * 1024 * 1024),
         max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
+        max_queue=reader.take("DMR_MAX_QUEUE", _positive, 512),
+        queue_timeout=reader.take("DMR_QUEUE_TIMEOUT", _seconds, 300.0),
         max_pulls=reader.take("DMR_MAX_PULLS", _positive, 2),
         keep_alive=keep_alive,
         start_timeout=reader.take("DMR_START_TIMEOUT", _seconds, 600.0),
         stop_grace=reader.take("DMR_STOP_GRACE", _seconds, 5.0),
+        health_interval=reader.take("DMR_HEALTH_INTERVAL", _seconds_or_never, 10.0),
         disabled_plugins=frozenset(reader.list("DMR_DISABLED_PLUGINS")),
         gpu_override=reader.text("DMR_OVERRIDE_GPU") or None,
         environment=dict(environ),
@@ -157,6 +162,10 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError("expected a number of at least 1")
     return int(text)
+
+
+def _seconds_or_never(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _seconds(text: str) -> float:

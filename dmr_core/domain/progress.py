@@ -21,10 +21,11 @@ class ProgressKind(StrEnum):
 
 
 class TransferMode(StrEnum):
-    """Direction of a transfer on the wire; loading an archive counts as a pull."""
+    """What is on its way, on the wire; loading an archive counts as a pull. ``install`` brings an engine."""
 
     PULL = "pull"
     PUSH = "push"
+    INSTALL = "install"
 
 
 @attrs.frozen
@@ -38,7 +39,11 @@ class LayerProgress:
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """One line of progress. ``total`` is the sum of all layer sizes in bytes, 0 on closing lines."""
+    """One line of progress.
+
+    ``total`` is the sum of all layer sizes in bytes, 0 on closing lines. ``share`` (0 to 1) is how much is done where
+    that is not counted in bytes.
+    """
 
     kind: ProgressKind
     message: str
@@ -46,3 +51,4 @@ class Progress:
     total: int = 0
     layer: LayerProgress | None = None
     code: str | None = None
+    share: float | None = None

@@ -57,13 +57,18 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
     log_level: str = "info"
+    log_dir: Path | None = None
     metrics: bool = True
+    record_requests: bool = True
     max_body: int = 10 * 1024 * 1024
     max_runners: int = 2
+    max_queue: int = 512
+    queue_timeout: float = 300.0
     max_pulls: int = 2
     keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
     start_timeout: float = 600.0
     stop_grace: float = 5.0
+    health_interval: float = 10.0
     disabled_plugins: frozenset[str] = frozenset()
     gpu_override: str | None = None
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)

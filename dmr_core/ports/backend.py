@@ -10,6 +10,7 @@ import attrs
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import EngineMode
+from dmr_core.domain.flags import FlagTable
 from dmr_core.domain.reference import Reference
 from dmr_core.errors import PluginError
 from dmr_core.ports.engine import Engine
@@ -54,6 +55,10 @@ class BackendSpec:
     ``name`` is the path segment in ``/engines/NAME/v1``. Where several backends can serve a format,
     the highest ``priority`` that is installed wins, then the name. ``environment`` names the variables the engine
     is configured by; it sees no others. ``claims`` and ``model_source`` are for models that do not live in the store.
+    ``platforms`` are where the engine works, as ``sys.platform`` or ``sys.platform/machine`` (``linux``,
+    ``darwin/arm64``); none means everywhere. ``installs`` lets the first request that needs the engine install it;
+    ``remedy`` says in a sentence what to do where it is missing and nobody installs it. ``flags`` gives the table of the raw flags the engine
+    takes; called when it is needed, so that discovery stays cheap.
 
     Example::
 
@@ -73,6 +78,10 @@ class BackendSpec:
     priority: int = 0
     environment: tuple[str, ...] = ()
     section: str | None = None
+    platforms: frozenset[str] = frozenset()
+    installs: bool = False
+    remedy: str = ""
+    flags: Callable[[], FlagTable] | None = None
     claims: Callable[[Reference], bool] = _claims_nothing
     model_source: Callable[[EngineContext], ModelSource] | None = None
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import attrs
 
+from dmr_core.domain.diagnosis import out_of_memory
 from dmr_core.domain.engine import BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.domain.model import Bundle, Model
@@ -67,6 +68,14 @@ class RunningEngine(Protocol):
 
     async def memory(self) -> Footprint | None:
         """What it uses now; ``None`` where that cannot be told."""
+        return None
+
+    async def cpu_seconds(self) -> float | None:
+        """CPU time it has used so far: what tells a busy engine from a dead one. ``None`` where that cannot be told."""
+        return None
+
+    async def owns_endpoint(self) -> bool | None:
+        """Whether whoever listens at :attr:`endpoint` is this engine; ``None`` where that cannot be told."""
         return None
 
     @abstractmethod
@@ -166,9 +175,20 @@ class EngineProcess(RunningEngine):
         """See :class:`RunningEngine`."""
         return await self.process.memory()
 
+    async def cpu_seconds(self) -> float | None:
+        """See :class:`RunningEngine`."""
+        return await self.process.cpu_seconds()
+
+    async def owns_endpoint(self) -> bool | None:
+        """See :class:`RunningEngine`. A unix socket lies where only engines of ours can make one."""
+        return True if self.listens.socket is not None else await self.process.listens_on(self.listens.port)
+
     async def wait(self) -> EngineExitedError:
         """See :class:`RunningEngine`."""
-        return EngineExitedError(self.backend, await self.process.wait(), self.process.tail())
+        returncode = await self.process.wait()
+        if self.process.out_of_memory:
+            return out_of_memory(self.backend, returncode, self.process.tail())
+        return EngineExitedError(self.backend, returncode, self.process.tail())
 
     async def stop(self, grace: float) -> None:
         """See :class:`RunningEngine`."""

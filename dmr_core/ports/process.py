@@ -10,6 +10,7 @@ from typing import Protocol
 import attrs
 
 from dmr_core.domain.memory import Footprint
+from dmr_core.errors import UpstreamError
 
 __all__ = ["ProcessSpec", "ProcessSupervisor", "SupervisedProcess"]
 
@@ -45,6 +46,19 @@ class SupervisedProcess(Protocol):
         """What it and everything it started use now; ``None`` where that cannot be told, or once it ended."""
         return None
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed it for want of memory, as far as can be told; known once it ended."""
+        return False
+
+    async def cpu_seconds(self) -> float | None:
+        """CPU time that it and everything it started have used so far; ``None`` where that cannot be told."""
+        return None
+
+    async def listens_on(self, port: int) -> bool | None:
+        """Whether it, or something it started, is who listens on a TCP port here; ``None`` if that cannot be told."""
+        return None
+
     @abstractmethod
     async def stop(self, grace: float) -> int:
         """SIGTERM to the whole group, SIGKILL after ``grace`` seconds; returns once nothing is left."""
@@ -58,9 +72,18 @@ class ProcessSupervisor(Protocol):
         """Start a process.
 
         Raises:
-            UpstreamError: the program does not exist or cannot be executed.
+            EngineUnusableError: the program does not exist or cannot be executed.
+            UpstreamError: the system is out of processes or descriptors.
         """
 
     @abstractmethod
     def socket_path(self, name: str) -> Path:
         """A fresh path for a unix socket in a directory only this user can enter."""
+
+    def tcp_port(self) -> int:
+        """A loopback port nobody uses now, for an engine that cannot listen on a unix socket.
+
+        Somebody else may take it before the engine does: whoever answers there must be asked for with
+        :meth:`SupervisedProcess.listens_on` before it is believed.
+        """
+        raise UpstreamError("this supervisor has no TCP ports to give")

@@ -25,10 +25,14 @@ _FALLBACK_MODES: Final = (EngineMode.RERANKING, EngineMode.IMAGE_GENERATION)
 
 @attrs.frozen
 class Plan:
-    """Which runner a request goes to. ``alias`` is the name the engine would be started under."""
+    """Which runner a request goes to. ``alias`` is the name the engine would be started under.
+
+    ``reason`` says why that backend, as a token; see :class:`~dmr_core.services.selection.Choice`.
+    """
 
     key: RunnerKey
     alias: str
+    reason: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,33 +54,50 @@ class InferenceService:
     scheduler: Scheduler
     keep_alive: KeepAlive
     _configs: dict[tuple[str, Digest, EngineMode], EngineConfig] = attrs.field(factory=dict)
-    _plans: dict[tuple[str, EngineMode, str | None], tuple[Model, Plan]] = attrs.field(factory=dict)
+    _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
 
-    def plan(self, name: str, mode: EngineMode, backend: str | None) -> Plan:
+    def __attrs_post_init__(self) -> None:
+        self.backends.watch(self._plans.clear)
+
+    def plan(self, name: str, mode: EngineMode, backend: str | None, *, lenient: bool = False) -> Plan:
         """Decide where a request goes. In memory; repeated names cost two dictionary lookups.
+
+        ``lenient`` makes ``backend`` a preference instead of an order.
 
         Raises:
             ModelNotFoundError, InvalidReferenceError: ``name`` names nothing.
             BackendNotFoundError, UnsupportedFormatError, BackendNotInstalledError: nobody can serve it.
         """
         model = self.catalog.find(name)
-        cached = self._plans.get((name, mode, backend))
+        cached = self._plans.get((name, mode, backend, lenient))
         if cached is not None and cached[0] is model:
             return cached[1]
-        chosen = self.backends.choose(model, mode, backend)
+        stored = None if backend else self._any_config(model.id, mode)
+        chosen = self.backends.choose(model, mode, backend, lenient=lenient, config=stored)
         config = self._config(chosen.name, model.id, mode)
         draft = self.catalog.find(config.speculative.draft_model).id if config.speculative else None
-        plan = Plan(RunnerKey(chosen.name, model.id, mode, draft), name)
+        plan = Plan(RunnerKey(chosen.name, model.id, mode, draft), name, chosen.reason)
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
-        self._plans[name, mode, backend] = (model, plan)
+        self._plans[name, mode, backend, lenient] = (model, plan)
         return plan
 
-    async def lease(self, plan: Plan) -> Lease:
-        """A lease on the runner of ``plan``, loading it if need be. Raises as :meth:`Scheduler.lease`."""
-        lease = self.scheduler.try_lease(plan.key)
-        if lease is not None:
-            return lease
+    async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None) -> Lease:
+        """A lease on the runner of ``plan``, loading it, and installing its engine, if need be.
+
+        ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about a runner that is there.
+
+        Raises as :meth:`Scheduler.lease` and :meth:`BackendService.ready`.
+        """
+        lease = self.scheduler.try_lease(plan.key) or await self._load(plan)
+        if keep_alive is not None:
+            for view in self.scheduler.runners():
+                if view.key == plan.key:
+                    self.scheduler.retune(view.id, keep_alive)
+        return lease
+
+    async def _load(self, plan: Plan) -> Lease:
+        await self.backends.ready(plan.key.backend)
         config = self._config(plan.key.backend, plan.key.model_id, plan.key.mode)
         return await self.scheduler.lease(
             plan.key, Launch(alias=plan.alias, config=config, keep_alive=config.keep_alive or self.keep_alive)
@@ -106,6 +127,26 @@ class InferenceService:
         self.scheduler.unload(chosen, "removed")
         await self.scheduler.settled(chosen)
 
+    async def release_backend(self, backend: str) -> None:
+        """Unload every runner of a backend that is about to be removed, and wait until its engines are gone.
+
+        Raises:
+            RunnerActiveError: one is answering or loading, or a request waits for one; none was unloaded.
+        """
+        views = [view for view in self.scheduler.runners() if view.key.backend == backend]
+        for view in views:
+            if view.leases or view.phase is Phase.LOADING:
+                doing = "loading" if view.phase is Phase.LOADING else "answering"
+                raise RunnerActiveError(
+                    f"{backend} is in use: {view.alias!r} is {doing}; try again once it is done, or unload it first"
+                )
+        for waiting in self.scheduler.waiting():
+            if waiting.key.backend == backend:
+                raise RunnerActiveError(f"{backend} is in use: a request waits for {waiting.alias!r}; try again later")
+        chosen = [view.id for view in views]
+        self.scheduler.unload(chosen, "uninstalled")
+        await self.scheduler.settled(chosen)
+
     def configure(self, name: str, mode: EngineMode, backend: str | None, config: EngineConfig) -> Plan:
         """Store settings for a model; an idle runner that has others is unloaded.
 
@@ -115,7 +156,7 @@ class InferenceService:
             RunnerActiveError: a runner that would have to be restarted is loading or busy.
         """
         model = self.catalog.find(name)
-        chosen = self.backends.choose(model, mode, backend)
+        chosen = self.backends.choose(model, mode, backend, config=config)
         chosen.engine.check(config)
         if config.speculative:
             self.catalog.find(config.speculative.draft_model)
@@ -148,6 +189,10 @@ class InferenceService:
         if config is None and mode in _FALLBACK_MODES:
             config = self._configs.get((backend, model_id, EngineMode.COMPLETION))
         return config or EngineConfig()
+
+    def _any_config(self, model_id: Digest, mode: EngineMode) -> EngineConfig | None:
+        """Settings stored for a model, whichever backend they are for: one that refuses them is not the one to serve it."""
+        return next((config for (_, id_, m), config in self._configs.items() if id_ == model_id and m is mode), None)
 
     def _ids_named(self, name: str) -> set[Digest]:
         """IDs ``name`` may stand for; a model that was removed meanwhile is still known by its runners' names."""

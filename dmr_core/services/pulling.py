@@ -23,6 +23,7 @@ from dmr_core.errors import (
     UnsupportedFormatError,
 )
 from dmr_core.ports.clock import Clock
+from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.model_store import BlobWriter, ModelStore
 from dmr_core.ports.registry import Credentials, Registry, RegistrySession
@@ -43,6 +44,7 @@ class _Pull:
     listeners: set[asyncio.Queue[Progress | None]] = attrs.field(factory=set)
     latest: dict[Digest | None, Progress] = attrs.field(factory=dict)
     error: BaseException | None = None
+    received: int = 0
 
     def tell(self, line: Progress) -> None:
         """Show every listener a line; one that reads slowly keeps only what its queue holds."""
@@ -69,12 +71,14 @@ class PullingService:
         clock: Clock,
         sources: Sequence[ModelSource] = (),
         max_pulls: int = 2,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
         self._policy = policy
         self._clock = clock
         self._sources = tuple(sources)
+        self._metrics = metrics
         self._slots = asyncio.Semaphore(max_pulls)
         self._running: dict[tuple[str, Credentials | None], _Pull] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,15 +150,19 @@ class PullingService:
             del self._running[pull.key]
 
     async def _work(self, pull: _Pull, reference: Reference, credentials: Credentials | None) -> None:
+        started, outcome = self._clock.monotonic(), "failed"
         try:
             async with self._slots:
-                lines = self._lines(reference, credentials)
+                started = self._clock.monotonic()
+                lines = self._lines(pull, reference, credentials)
                 async with aclosing(lines):
                     async for line in lines:
                         pull.tell(line)
+            outcome = "completed"
         except DmrError as exc:
             pull.error = exc
         except asyncio.CancelledError:
+            outcome = "cancelled"
             pull.error = ShuttingDownError(f"the pull of {str(reference)!r} was cancelled")
             raise
         except Exception as exc:  # a bug must reach the listeners, not only the log of a task
@@ -162,8 +170,13 @@ class PullingService:
         finally:
             self._give_up(pull)
             pull.end()
+            if self._metrics is not None:
+                seconds = self._clock.monotonic() - started
+                self._metrics.pulled(outcome=outcome, received=pull.received, seconds=seconds)
 
-    async def _lines(self, reference: Reference, credentials: Credentials | None) -> AsyncGenerator[Progress, None]:
+    async def _lines(
+        self, pull: _Pull, reference: Reference, credentials: Credentials | None
+    ) -> AsyncGenerator[Progress, None]:
         for source in self._sources:
             if source.claims(reference):
                 async for line in source.pull(reference, credentials):
@@ -185,7 +198,7 @@ class PullingService:
             config, config_bytes = await session.config(remote.manifest.config)
             layers = list({layer.digest: layer for layer in remote.manifest.layers}.values())
             meter.total = sum(layer.size for layer in layers)
-            fetches = [partial(self._fetch, session, layer, meter) for layer in layers]
+            fetches = [partial(self._fetch, pull, session, layer, meter) for layer in layers]
             work = asyncio.ensure_future(at_most(_LAYERS_AT_ONCE, fetches))
             async with aclosing(meter.follow(work)) as lines:
                 async for line in lines:
@@ -200,13 +213,13 @@ class PullingService:
         model = await self._store.add(artifact)
         return await self._store.tag(model.id, reference)
 
-    async def _fetch(self, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
+    async def _fetch(self, pull: _Pull, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
         # A blob that is here already is a writer at its end; one of the wrong length is written anew.
         async with self._store.write_blob(layer) as writer:
             while True:
                 before = writer.offset
                 try:
-                    await self._receive(session, layer, writer, meter)
+                    await self._receive(pull, session, layer, writer, meter)
                     break
                 except RegistryUnreachableError:
                     # As long as a noticeable part comes in each time, another try is worth it.
@@ -218,7 +231,7 @@ class PullingService:
         meter.advance(LayerProgress(layer.digest, layer.size, layer.size))
 
     async def _receive(
-        self, session: RegistrySession, layer: Descriptor, writer: BlobWriter, meter: ProgressMeter
+        self, pull: _Pull, session: RegistrySession, layer: Descriptor, writer: BlobWriter, meter: ProgressMeter
     ) -> None:
         if writer.offset >= layer.size:
             return
@@ -228,6 +241,7 @@ class PullingService:
             meter.advance(LayerProgress(layer.digest, layer.size, writer.offset))
             async for chunk in reader.chunks:
                 await writer.write(chunk)
+                pull.received += len(chunk)
                 meter.advance(LayerProgress(layer.digest, layer.size, writer.offset))
 
 

@@ -89,7 +89,7 @@ def test_an_engine_killed_in_mid_answer_is_a_typed_error_within_a_second(daemon:
     event = received.split(b"data: ")[-1].split(b"\n\n")[0]
     error = json.loads(event)["error"]
     assert took < 1.0
-    assert (error["type"], error["code"]) == ("server_error", "upstream_error")
+    assert (error["type"], error["code"]) == ("server_error", "engine_killed")
     assert "killed by signal 9" in error["message"]
 
     reconfigure_standin(engine, starts=str(daemon.root / "starts"))
@@ -163,7 +163,7 @@ def test_two_models_alternate_under_a_one_slot_limit(daemon: Daemon, engine: Pat
     assert len(serving_starts(daemon)) >= 2
 
 
-def test_an_engine_that_cannot_load_is_502_with_its_own_words(daemon: Daemon) -> None:
+def test_a_damaged_model_is_422_with_the_engines_own_words(daemon: Daemon) -> None:
     """A truncated GGUF: the real engine says what is wrong, and the client hears it."""
     daemon.start()
     daemon.cli("pull", "dmr/demo")
@@ -174,8 +174,10 @@ def test_an_engine_that_cannot_load_is_502_with_its_own_words(daemon: Daemon) ->
     status, text = chat(daemon, "hi")
     error = json.loads(text)["error"]
 
-    assert (status, error["code"]) == (502, "engine_exited")
-    assert "failed to load model" in error["message"]
+    assert (status, error["code"]) == (422, "model_corrupt")
+    assert error["message"].startswith("unable to load runner: failed to load model: its file is cut off or damaged")
+    assert "dmr pull" in error["message"]
+    assert "Verbose output:" in error["message"]
     assert str(daemon.root) not in error["message"]
 
 

@@ -477,7 +477,7 @@ async def test_a_bug_is_a_500_that_is_logged_and_tells_nothing(
 
 async def test_a_client_that_reads_nothing_loses_its_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamed or not, and told once."""
-    monkeypatch.setattr("dmr_adapters.http.inference._SEND_TIMEOUT", 0.05)
+    monkeypatch.setattr("dmr_adapters.http.inference.relay._SEND_TIMEOUT", 0.05)
     await world.pull("one")
     for stream in (False, True):
         with pytest.raises(TimeoutError):

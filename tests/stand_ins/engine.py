@@ -19,6 +19,7 @@ beside the program, since engines get no environment of ours (see ``standin_inst
 ``die_after``      die by SIGKILL after so many events
 ``hang_after``     say nothing more after so many events
 ``grandchild``     start a process that ignores SIGTERM; ``"session"``: in a session of its own
+``hang_metrics``   never answer ``/metrics``
 ``long_line``      print so many bytes without a line end
 ``binary``         print every byte there is
 ``allocate``       hold so many bytes of memory
@@ -176,6 +177,8 @@ class Engine:
             model = {"id": self._alias, "object": "model", "owned_by": "standin"}
             _send(connection, 200, {"object": "list", "data": [model]})
         elif path == "/metrics":
+            if self._config.get("hang_metrics"):
+                time.sleep(1000)
             text = f"# TYPE llamacpp:requests_total counter\nllamacpp:requests_total {self._requests}\n"
             _send(connection, 200, text.encode(), kind="text/plain; version=0.0.4")
         elif method != "POST" or path not in {"/chat/completions", "/completions", "/embeddings", "/rerank"}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
 from starlette.requests import Request
@@ -22,11 +21,11 @@ from dmr_adapters.http.rest_json import (
     runner_json,
 )
 from dmr_adapters.http.services import Services
+from dmr_core.domain.flags import split
 from dmr_core.errors import (
     BackendNotFoundError,
     BodyTooLargeError,
     DmrError,
-    InvalidConfigurationError,
     InvalidRequestError,
     ModelNotFoundError,
 )
@@ -78,11 +77,6 @@ class EnginesApi:
 
     # --- administration
 
-    async def status(self, _request: Request) -> Response:
-        """``GET /engines/status``; no newline at the end, by the wire's habit."""
-        statuses = await self._services.backends.statuses()
-        return json_response({name: str(status) for name, status in statuses.items()}, newline=False)
-
     async def ps(self, _request: Request) -> Response:
         """``GET /engines/ps``."""
         clock, default = self._services.clock, self._services.settings.keep_alive
@@ -116,7 +110,7 @@ class EnginesApi:
             body = decode(await read_body(request.receive, self._services.settings.max_body), ConfigureBody)
             if not body.model:
                 raise InvalidRequestError("model is required", param="model")
-            flags = tuple(body.runtime_flags or ()) or _split(body.raw_runtime_flags or "")
+            flags = tuple(body.runtime_flags or ()) or split(body.raw_runtime_flags or "")
             backend = request.path_params.get("backend")
             await self._services.catalog.find_fresh(body.model)
             config, mode = body.engine_config(flags), body.engine_mode(flags)
@@ -142,13 +136,6 @@ class EnginesApi:
     async def _preload(self, plan: Plan) -> None:
         lease = await self._services.inference.lease(plan)
         lease.release()
-
-
-def _split(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as exc:
-        raise InvalidConfigurationError(f"invalid runtime flags: {exc}", param="raw-runtime-flags") from exc
 
 
 def _stock(request: Request) -> bool:

@@ -9,6 +9,7 @@ import click
 
 from dmr_cli.client import render
 from dmr_cli.client.api import Api, Invocation, reason_of
+from dmr_cli.client.backends import fetch_backends
 from dmr_cli.client.errors import ClientError, NotRunningError
 from dmr_cli.client.examples import examples
 
@@ -31,6 +32,8 @@ _STATES: Final = ("Running", "Error", "Not Installed", "Installing")
 def status(invocation: Invocation, *, as_json: bool) -> None:
     """Show whether the service runs, and what its engines are up to.
 
+    For an engine that cannot be used it says what to do about it; --json has all of it in "details".
+
     The exit code is 0 when it runs and 4 when it does not, with --json too.
     """
     api = invocation.api()
@@ -43,11 +46,16 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
             render.echo("Docker Model Runner is not running")
             print(error.message, file=sys.stderr)
         raise click.exceptions.Exit(NotRunningError.exit_code) from error
+    details = fetch_backends(api)
     if as_json:
-        render.echo_json(_document(api, backends, running=True))
+        document = _document(api, backends, running=True)
+        render.echo_json(document if details is None else {**document, "details": details})
         return
     render.echo("Docker Model Runner is running\n")
     render.echo_table(("BACKEND", "STATUS", "DETAILS"), engine_rows(backends))
+    if steps := [(entry.get("name"), _step(entry)) for entry in details or [] if entry.get("next")]:
+        render.echo("\nWhat's next:")
+        render.echo_table(("BACKEND", "TO DO"), steps)
 
 
 def _backends(api: Api) -> dict[str, Any]:
@@ -63,6 +71,13 @@ def _backends(api: Api) -> dict[str, Any]:
 def _document(api: Api, backends: dict[str, Any], *, running: bool) -> dict[str, object]:
     url = api.endpoint.url if api.endpoint.socket_path else f"{api.endpoint.url}/v1/"
     return {"running": running, "backends": backends, "kind": KIND, "endpoint": url, "endpointHost": url}
+
+
+def _step(entry: dict[str, Any]) -> str:
+    step, wait = str(entry["next"]), entry.get("retry_in")
+    if isinstance(wait, (int, float)) and wait > 0:
+        step += f" (the next request tries again in {wait:.0f} s)"
+    return step
 
 
 def engine_rows(backends: dict[str, Any]) -> list[tuple[str, str, str]]:

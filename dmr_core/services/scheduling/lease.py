@@ -14,9 +14,9 @@ from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.errors import EngineExitedError
 from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.transport import Endpoint
-from dmr_core.services.scheduling.state import Phase
+from dmr_core.services.scheduling.state import Phase, Runner
 
-__all__ = ["Handle", "Lease", "RunnerView", "WaitingView"]
+__all__ = ["Handle", "Lease", "RunnerView", "WaitingView", "view_of"]
 
 
 @attrs.frozen(kw_only=True)
@@ -111,3 +111,25 @@ class Lease:
 
     def __exit__(self, *_exc: object) -> None:
         self.release()
+
+
+def view_of(runner: Runner, handle: Handle) -> RunnerView:
+    """What can be told of a runner."""
+    engine = handle.engine
+    idle = runner.phase is Phase.READY and handle.leases == 0
+    return RunnerView(
+        id=runner.id,
+        key=runner.key,
+        alias=runner.launch.alias,
+        phase=runner.phase,
+        leases=handle.leases,
+        idle_since=handle.idle_since if idle else None,
+        keep_alive=runner.launch.keep_alive,
+        argv=engine.argv if engine else (),
+        since=runner.since,
+        load_seconds=None if runner.phase is Phase.LOADING else runner.load_seconds,
+        pid=engine.pid if engine else None,
+        endpoint=engine.endpoint if engine else None,
+        needs=runner.reserved,
+        footprint=handle.footprint,
+    )

@@ -28,6 +28,9 @@ def make_room(draft: Draft) -> None:
     claims = _Claims()
     may_evict = True
     for demand in _turns(draft):
+        if not draft.capacity.holds(demand.launch.needs):
+            _refuse_too_large(draft, demand)
+            continue
         if draft.of_key(demand.key) is not None:
             # Its last engine is still leaving, and two of one key never run side by side.
             claims.add(demand)
@@ -35,9 +38,7 @@ def make_room(draft: Draft) -> None:
         setback = draft.setbacks.get(demand.key)
         if setback is not None and (setback.retry_at > draft.now or setback.after & draft.runners.keys()):
             continue
-        if not draft.capacity.holds(demand.launch.needs):
-            _refuse_too_large(draft, demand)
-        elif not _fits(draft, demand, claims, leaving=False):
+        if not _fits(draft, demand, claims, leaving=False):
             if not may_evict or not _evict(draft, demand, claims):
                 if draft.overdue(demand):
                     return  # nobody overtakes one that has waited so long

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -20,36 +20,24 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import Capacity, Footprint
-from dmr_core.errors import DeadlineError, DmrError, EngineExitedError, ShuttingDownError, UpstreamError
+from dmr_core.errors import ShuttingDownError
 from dmr_core.ports.clock import Clock
-from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.metrics import Metrics
 from dmr_core.services.scheduling import events, rules
 from dmr_core.services.scheduling.history import Decision, History
-from dmr_core.services.scheduling.lease import Handle, Lease, RunnerView, WaitingView
+from dmr_core.services.scheduling.lease import Handle, Lease, RunnerView, WaitingView, view_of
+from dmr_core.services.scheduling.life import Launcher, Lives, Reports
 from dmr_core.services.scheduling.queueing import waits_for
 from dmr_core.services.scheduling.sampling import CapacityReader, Sample, Sampler
-from dmr_core.services.scheduling.state import Launch, Limits, Observed, Phase, State, Usage
+from dmr_core.services.scheduling.state import Launch, Limits, Observed, Phase, Setback, State, Usage
+from dmr_core.services.scheduling.waiters import Waiters
 
 __all__ = ["Launcher", "Scheduler"]
 
 _log: Final = logging.getLogger("dmr.scheduler")
-_STOP_ATTEMPTS: Final = 6
-
-Launcher = Callable[[RunnerKey, Launch], Awaitable[RunningEngine]]
-"""Starts an engine and returns once it can serve. Cancelling it, or its failing, leaves nothing behind."""
 
 FootprintSink = Callable[[RunnerKey, Launch, Footprint], Awaitable[None]]
 """Keeps what a runner was seen to use."""
-
-
-@attrs.define
-class _Waiter:
-    """Somebody in the queue: the promise they wait for, and since when."""
-
-    future: asyncio.Future[Lease]
-    key: RunnerKey
-    since: float
 
 
 class Scheduler:
@@ -66,18 +54,14 @@ class Scheduler:
         capacity: CapacityReader | None = None,
         on_footprint: FootprintSink | None = None,
     ) -> None:
-        self._launcher = launcher
         self._clock = clock
         self._metrics = metrics
-        self._grace = grace
         self._on_footprint = on_footprint
         self._samples = capacity is not None or on_footprint is not None
         self._state = State(limits=limits)
         self._handles: dict[int, Handle] = {}
         self._ready: dict[RunnerKey, Handle] = {}
-        self._waiting: dict[int, _Waiter] = {}
-        self._queued: Counter[RunnerKey] = Counter()
-        self._next_demand = 1
+        self._waiters = Waiters(clock, metrics)
         self._inbox: deque[events.Event] = deque()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
@@ -85,6 +69,18 @@ class Scheduler:
         self._pump_task: asyncio.Task[None] | None = None
         self._sampler = Sampler(clock=clock, capacity=capacity, handles=self._handles.values, report=self._keep_sample)
         self._sampling: asyncio.Task[None] | None = None
+        self._lives = Lives(
+            launcher=launcher,
+            clock=clock,
+            metrics=metrics,
+            grace=grace,
+            reports=Reports(
+                post=self._post,
+                close_door=self._close_door,
+                loaded=self._loaded,
+                closing=lambda: not self._state.open,
+            ),
+        )
         self.history = History()
 
     # --- life
@@ -116,7 +112,7 @@ class Scheduler:
             await self._empty.wait()
         self._pump_task.cancel()
         for handle in list(self._handles.values()):  # there are some only if the pump broke
-            await self._stop(handle, "shutdown")
+            await self._lives.stop(handle, "shutdown")
             self._drop(handle.id)
         await asyncio.gather(self._pump_task, *self._tasks, return_exceptions=True)
         self._pump_task = None
@@ -128,7 +124,7 @@ class Scheduler:
         handle = self._ready.get(key)
         if handle is None or handle.engine is None:
             return None
-        if handle.limit is not None and (handle.leases >= handle.limit or self._queued[key]):
+        if handle.limit is not None and (handle.leases >= handle.limit or self._waiters.any_for(key)):
             return None
         handle.leases += 1
         return Lease(self._give_back, handle, handle.engine.endpoint)
@@ -152,42 +148,25 @@ class Scheduler:
             await self._sampler.fresh()
         if not self.alive:
             raise ShuttingDownError("the scheduler is not running")
-        demand_id, self._next_demand = self._next_demand, self._next_demand + 1
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), key, self._clock.monotonic())
-        self._waiting[demand_id] = waiter
-        self._queued[key] += 1
-        self._metrics.waiting(change=1)
+        demand_id, promise = self._waiters.add(key)
         self._post(events.Requested(demand_id, key, launch, wait))
         try:
-            return await waiter.future
+            return await promise
         except asyncio.CancelledError:
-            future = waiter.future
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().release()
+            if promise.done() and not promise.cancelled() and promise.exception() is None:
+                promise.result().release()
             raise
         finally:
-            if self._answered(demand_id, "abandoned") is not None:
+            if self._waiters.remove(demand_id, "abandoned") is not None:
                 self._post(events.Abandoned(demand_id))
-
-    def _answered(self, demand_id: int, outcome: str) -> _Waiter | None:
-        """Take a waiter out of the queue, and count how its wait ended."""
-        waiter = self._waiting.pop(demand_id, None)
-        if waiter is not None:
-            self._queued[waiter.key] -= 1
-            if not self._queued[waiter.key]:
-                del self._queued[waiter.key]
-            self._metrics.waiting(change=-1)
-            waited = self._clock.monotonic() - waiter.since
-            self._metrics.waited(backend=waiter.key.backend, outcome=outcome, seconds=waited)
-        return waiter
 
     def _give_back(self, handle: Handle) -> None:
         handle.leases -= 1
         if handle.leases == 0:
             handle.idle_since = self._clock.monotonic()
-            if self._waiting or not handle.armed:
+            if self._waiters or not handle.armed:
                 self._post(events.Looked())
-        elif handle.limit is not None and self._queued[handle.key]:
+        elif handle.limit is not None and self._waiters.any_for(handle.key):
             self._post(events.Looked())
 
     # --- looking and steering
@@ -198,26 +177,7 @@ class Scheduler:
         for runner in self._state.runners.values():
             if runner.phase is Phase.DRAINING:
                 continue
-            handle = self._handles[runner.id]
-            idle = runner.phase is Phase.READY and handle.leases == 0
-            views.append(
-                RunnerView(
-                    id=runner.id,
-                    key=runner.key,
-                    alias=runner.launch.alias,
-                    phase=runner.phase,
-                    leases=handle.leases,
-                    idle_since=handle.idle_since if idle else None,
-                    keep_alive=runner.launch.keep_alive,
-                    argv=handle.engine.argv if handle.engine else (),
-                    since=runner.since,
-                    load_seconds=None if runner.phase is Phase.LOADING else runner.load_seconds,
-                    pid=handle.engine.pid if handle.engine else None,
-                    endpoint=handle.engine.endpoint if handle.engine else None,
-                    needs=runner.reserved,
-                    footprint=handle.footprint,
-                )
-            )
+            views.append(view_of(runner, self._handles[runner.id]))
         return tuple(views)
 
     def waiting(self) -> tuple[WaitingView, ...]:
@@ -238,6 +198,11 @@ class Scheduler:
     def capacity(self) -> Capacity:
         """What all runners may occupy together, as last seen."""
         return self._state.capacity
+
+    @property
+    def setbacks(self) -> Mapping[RunnerKey, Setback]:
+        """Loads and runs that failed in a row, by runner, as last seen."""
+        return self._state.setbacks
 
     @property
     def limits(self) -> Limits:
@@ -290,9 +255,7 @@ class Scheduler:
                     self._step(self._inbox.popleft())
         finally:
             # Whether cancelled or broken: nobody may go on waiting for a pump that is gone.
-            for waiter in self._waiting.values():
-                if not waiter.future.done():
-                    waiter.future.set_exception(ShuttingDownError("the scheduler stopped"))
+            self._waiters.refuse_all(ShuttingDownError("the scheduler stopped"))
             self._empty.set()
 
     async def _next_wake(self) -> None:
@@ -344,22 +307,26 @@ class Scheduler:
             case events.Stop(runner_id, reason):
                 handle = self._handles[runner_id]
                 self._close_door(handle)
-                self._spawn(self._stop(handle, reason), f"stop-{handle.key}")
+                self._spawn(self._lives.stop(handle, reason), f"stop-{handle.key}")
             case events.Grant(demand_id, runner_id):
                 self._grant(demand_id, self._handles[runner_id])
             case events.Refuse(demand_id, error):
-                waiter = self._answered(demand_id, "refused")
-                if waiter is not None and not waiter.future.done():
-                    waiter.future.set_exception(error)
+                promise = self._waiters.remove(demand_id, "refused")
+                if promise is not None and not promise.done():
+                    promise.set_exception(error)
             case events.Note():
                 self.history.add(Decision(at=self._clock.time(), **attrs.asdict(effect, recurse=False)))
 
     def _grant(self, demand_id: int, handle: Handle) -> None:
-        waiter = self._answered(demand_id, "granted")
-        if waiter is None or waiter.future.done() or handle.engine is None:
+        promise = self._waiters.remove(demand_id, "granted")
+        if promise is None or promise.done() or handle.engine is None:
             return
         handle.leases += 1
-        waiter.future.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
+        promise.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
+
+    def _loaded(self) -> None:
+        if self._samples:
+            self._spawn(self._sampler.take(), "footprint")
 
     def _keep_sample(self, sample: Sample) -> None:
         used = {}
@@ -392,78 +359,7 @@ class Scheduler:
         handle = Handle(id=runner_id, key=key, alias=launch.alias, started=now, limit=launch.concurrency)
         self._handles[runner_id] = handle
         self._metrics.runners(backend=key.backend, change=1)
-        handle.task = self._spawn(self._live(handle, launch), f"runner-{key}")
-
-    async def _live(self, handle: Handle, launch: Launch) -> None:
-        """Load, then watch until the engine ends. Cancelled only by :meth:`_stop`, which takes over from there."""
-        backend = handle.key.backend
-        try:
-            handle.engine = await self._launcher(handle.key, launch)
-        except (Exception, asyncio.CancelledError, SystemExit) as exc:
-            # A bug in a plugin must cost its own load, not the pump; only our own stop cancels us.
-            if isinstance(exc, asyncio.CancelledError) and _being_cancelled():
-                self._metrics.load(
-                    backend=backend, outcome="cancelled", seconds=self._clock.monotonic() - handle.started
-                )
-                raise
-            error = (
-                exc if isinstance(exc, DmrError) else UpstreamError(f"{backend} failed: {type(exc).__name__}: {exc}")
-            )
-            if error is not exc:
-                _log.exception("loading %s failed", handle.key)
-            self._metrics.load(backend=backend, outcome="failed", seconds=self._clock.monotonic() - handle.started)
-            _log.warning("%s could not be loaded: %s", launch.alias, error.message.partition("\n")[0])
-            self._post(events.LoadFailed(handle.id, error))
-            return
-        took = self._clock.monotonic() - handle.started
-        self._metrics.load(backend=backend, outcome="ready", seconds=took)
-        _log.info("%s is ready on %s after %.0f ms", launch.alias, backend, took * 1000)
-        self._post(events.Ready(handle.id))
-        if self._samples:
-            self._spawn(self._sampler.take(), "footprint")
-        try:
-            ended = await handle.engine.wait()
-        except Exception as exc:  # a plugin's code again: an engine nobody can watch is no engine
-            _log.exception("watching %s failed", handle.key)
-            ended = EngineExitedError(backend, None, f"{type(exc).__name__}: {exc}")
-        handle.ended.set_result(ended)
-        _log.warning("%s: %s", launch.alias, ended.summary)
-        self._metrics.unload(backend=backend, reason="exited")
-        # At once, so that nobody is sent to it; what it may have left behind is cleared up meanwhile.
-        self._close_door(handle)
-        self._post(events.Exited(handle.id, ended))
-        await self._quietly_stop(handle)
-        self._post(events.Stopped(handle.id))
-
-    async def _stop(self, handle: Handle, reason: str) -> None:
-        if handle.task is not None:
-            handle.task.cancel()
-            await asyncio.gather(handle.task, return_exceptions=True)
-        await self._quietly_stop(handle)
-        self._metrics.unload(backend=handle.key.backend, reason=reason)
-        _log.info("%s was unloaded (%s)", handle.key, reason)
-        self._post(events.Stopped(handle.id))
-
-    async def _quietly_stop(self, handle: Handle) -> None:
-        """End the engine; also after it exited by itself, for what it may have left behind.
-
-        What does not end keeps its place: to give it away while the memory is still taken would take the next one down.
-        """
-        if handle.engine is None:
-            return
-        for attempt in range(_STOP_ATTEMPTS):
-            try:
-                await handle.engine.stop(self._grace)
-                break
-            except DeadlineError as exc:
-                _log.error("%s: %s (attempt %d of %d)", handle.key, exc.message, attempt + 1, _STOP_ATTEMPTS)
-                if not self._state.open:
-                    break
-            except Exception:
-                _log.exception("stopping %s failed", handle.key)
-                break
-        if not handle.ended.done():
-            handle.ended.set_result(EngineExitedError(handle.key.backend, None))
+        handle.task = self._spawn(self._lives.live(handle, launch), f"runner-{key}")
 
     def _spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -472,9 +368,3 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _being_cancelled() -> bool:
-    """Whether somebody asked for this task's end, rather than its code having raised the error by itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -7,7 +7,15 @@ from typing import Final
 import attrs
 
 from dmr_core.domain.engine import RunnerKey
-from dmr_core.errors import DmrError, EngineBackoffError, EngineExitedError, EngineStartTimeoutError, UpstreamError
+from dmr_core.errors import (
+    DmrError,
+    EngineBackoffError,
+    EngineExitedError,
+    EngineOutOfMemoryError,
+    EngineStartTimeoutError,
+    EngineUnusableError,
+    UpstreamError,
+)
 from dmr_core.services.scheduling.state import Setback
 
 __all__ = ["GIVE_UP", "STABLE", "another", "counts", "held_until_gone", "refusal", "worth_another_try"]
@@ -33,6 +41,8 @@ def counts(error: DmrError) -> bool:
 
 def worth_another_try(error: DmrError) -> bool:
     """Whether a load that failed so may well work at once: the engine was killed, it did not say no."""
+    if isinstance(error, EngineOutOfMemoryError | EngineUnusableError):
+        return False  # it would only happen again
     return isinstance(error, EngineExitedError) and error.returncode is not None and error.returncode < 0
 
 

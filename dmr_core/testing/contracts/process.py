@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 import pytest
 
-from dmr_core.errors import UpstreamError
+from dmr_core.errors import EngineUnusableError
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor, SupervisedProcess
 from dmr_core.testing.fakes.process import ProcessScript
 
@@ -81,8 +81,27 @@ class ProcessSupervisorContract(ABC):
             assert [status, status] == await asyncio.gather(*waiters[1:])
 
     async def test_a_missing_program_is_named(self, supervisor: ProcessSupervisor) -> None:
-        with pytest.raises(UpstreamError, match="/no/such/engine"):
+        with pytest.raises(EngineUnusableError, match="/no/such/engine") as caught:
             await supervisor.start(ProcessSpec(name="engine", argv=("/no/such/engine", "--port", "0")))
+        assert caught.value.cause
+        assert caught.value.remedy
+
+    async def test_ports_are_fresh(self, supervisor: ProcessSupervisor) -> None:
+        ports = [supervisor.tcp_port() for _ in range(20)]
+        assert len(set(ports)) == 20
+        assert all(1024 < port < 65536 for port in ports)
+
+    async def test_a_process_does_not_listen_where_it_does_not(self, supervisor: ProcessSupervisor) -> None:
+        process = await supervisor.start(self.program(supervisor, ProcessScript()))
+        assert await process.listens_on(supervisor.tcp_port()) is not True
+        await process.stop(1.0)
+
+    async def test_cpu_time_is_told_while_it_runs(self, supervisor: ProcessSupervisor) -> None:
+        process = await supervisor.start(self.program(supervisor, ProcessScript(output="ready")))
+        used = await process.cpu_seconds()
+        assert used is None or used >= 0.0
+        assert not process.out_of_memory
+        await process.stop(1.0)
 
     async def test_socket_paths_are_fresh_and_named(self, supervisor: ProcessSupervisor) -> None:
         paths = [supervisor.socket_path("llamacpp") for _ in range(3)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import attrs
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
-from dmr_core.errors import DmrError, EngineExitedError, UpstreamError
+from dmr_core.errors import BackendNotInstalledError, DmrError, EngineExitedError, UpstreamError
 from dmr_core.ports.backend import BackendSpec
-from dmr_core.ports.engine import Engine, LaunchRequest, RunningEngine
+from dmr_core.ports.engine import Engine, InstallProgress, LaunchRequest, RunningEngine
 from dmr_core.ports.transport import Endpoint, UpstreamRequest
 from dmr_core.testing.fakes.transport import Answer, InMemoryTransport
 
@@ -27,6 +28,8 @@ class FakeRunningEngine(RunningEngine):
     def __init__(self, engine: FakeEngine, request: LaunchRequest, endpoint: Endpoint) -> None:
         self.request = request
         self.stopped = False
+        self.cpu: float | None = 0.0
+        self.owns: bool | None = True
         self._engine = engine
         self._endpoint = endpoint
         self._ended: asyncio.Future[EngineExitedError] = asyncio.get_running_loop().create_future()
@@ -47,6 +50,14 @@ class FakeRunningEngine(RunningEngine):
         if not self._ended.done():
             self._ended.set_result(EngineExitedError(self._engine.name, returncode, "crashed"))
 
+    async def cpu_seconds(self) -> float | None:
+        """See :class:`RunningEngine`. What a test set ``cpu`` to."""
+        return self.cpu
+
+    async def owns_endpoint(self) -> bool | None:
+        """See :class:`RunningEngine`. What a test set ``owns`` to."""
+        return self.owns
+
     async def wait(self) -> EngineExitedError:
         """See :class:`RunningEngine`."""
         return await asyncio.shield(self._ended)
@@ -62,7 +73,10 @@ class FakeEngine(Engine):
     """Repeats the last message of a chat, in whole or as a stream.
 
     Features: ``started`` lists every launch; ``fail_with`` makes the next starts raise; ``ready`` can be
-    cleared to hold a load, and set to let it finish; ``refuse`` names a setting that is refused.
+    cleared to hold a load, and set to let it finish; ``refuse`` names a setting that is refused. ``installed`` says
+    whether the engine is there. ``installs`` and ``removals`` list what was asked for; ``may_install`` can be cleared
+    to hold an installation, ``install_fails`` and ``uninstall_fails`` make them raise, ``says`` is the progress told.
+    ``parallel`` is the most installations and removals that ever ran at once.
     """
 
     transport: InMemoryTransport
@@ -72,12 +86,24 @@ class FakeEngine(Engine):
     fail_with: DmrError | None = None
     refuse: DmrError | None = None
     ready: asyncio.Event = attrs.field(factory=asyncio.Event)
+    installed: bool = True
+    installs: list[str | None] = attrs.field(factory=list)
+    removals: int = 0
+    may_install: asyncio.Event = attrs.field(factory=asyncio.Event)
+    install_fails: BaseException | None = None
+    uninstall_fails: BaseException | None = None
+    says: tuple[tuple[str, float | None], ...] = (("downloading fake 1.0", 0.5),)
+    parallel: int = 0
+    _working: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.ready.set()
+        self.may_install.set()
 
     async def status(self) -> BackendStatus:
         """See :class:`Engine`."""
+        if not self.installed:
+            return BackendStatus(BackendState.NOT_INSTALLED, "package not installed")
         return BackendStatus(BackendState.RUNNING, f"{self.name} 1.0")
 
     def check(self, config: EngineConfig) -> None:
@@ -85,8 +111,40 @@ class FakeEngine(Engine):
         if self.refuse is not None:
             raise self.refuse
 
+    async def install(self, version: str | None, progress: InstallProgress) -> None:
+        """See :class:`Engine`."""
+        self.installs.append(version)
+        with self._at_work():
+            for what, share in self.says:
+                progress(what, share)
+                await asyncio.sleep(0)
+            await self.may_install.wait()
+            if self.install_fails is not None:
+                raise self.install_fails
+            self.installed = True
+
+    async def uninstall(self) -> None:
+        """See :class:`Engine`."""
+        self.removals += 1
+        with self._at_work():
+            await asyncio.sleep(0)
+            if self.uninstall_fails is not None:
+                raise self.uninstall_fails
+            self.installed = False
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._working += 1
+        self.parallel = max(self.parallel, self._working)
+        try:
+            yield
+        finally:
+            self._working -= 1
+
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
+        if not self.installed:
+            raise BackendNotInstalledError(self.name, "package not installed")
         if self.fail_with is not None:
             raise self.fail_with
         endpoint = Endpoint(socket=Path(f"/in-memory/{self.name}-{len(self.started)}.sock"))

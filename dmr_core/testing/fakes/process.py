@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from dmr_core.errors import UpstreamError
+from dmr_core.errors import EngineUnusableError
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor, SupervisedProcess
 
 __all__ = ["FakeProcess", "FakeProcessSupervisor", "ProcessScript"]
@@ -21,10 +21,13 @@ _FIRST_PID: Final = 1_000_000
 
 @attrs.frozen(kw_only=True)
 class ProcessScript:
-    """How a program behaves: what it prints at once, whether and how it ends by itself, whether it heeds SIGTERM."""
+    """How a program behaves: what it prints at once, whether and how it ends by itself (of the kernel, which ends it
+    ``out_of_memory``?), whether it heeds SIGTERM.
+    """
 
     output: str = ""
     exits: int | None = None
+    out_of_memory: bool = False
     ignores_sigterm: bool = False
 
 
@@ -38,6 +41,8 @@ class FakeProcess(SupervisedProcess):
         self.stops_when: asyncio.Event = asyncio.Event()
         self._script = script
         self._output = script.output
+        self.cpu: float | None = 0.0
+        self.ports: set[int] = set()
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops_when.set()
         if script.exits is not None:
@@ -58,6 +63,19 @@ class FakeProcess(SupervisedProcess):
     def tail(self) -> str:
         """See :class:`SupervisedProcess`."""
         return self._output
+
+    @property
+    def out_of_memory(self) -> bool:
+        """See :class:`SupervisedProcess`."""
+        return self.returncode is not None and self._script.out_of_memory
+
+    async def cpu_seconds(self) -> float | None:
+        """See :class:`SupervisedProcess`. What a test set ``cpu`` to."""
+        return self.cpu
+
+    async def listens_on(self, port: int) -> bool | None:
+        """See :class:`SupervisedProcess`. The ports a test put into ``ports``."""
+        return port in self.ports
 
     async def stop(self, grace: float) -> int:
         """See :class:`SupervisedProcess`.
@@ -96,6 +114,7 @@ class FakeProcessSupervisor(ProcessSupervisor):
         self._directory = directory
         self._pids = count(_FIRST_PID)
         self._sockets = count(1)
+        self._tcp_ports = count(49152)
 
     @property
     def running(self) -> list[FakeProcess]:
@@ -106,7 +125,9 @@ class FakeProcessSupervisor(ProcessSupervisor):
         """See :class:`ProcessSupervisor`."""
         program = spec.argv[0] if spec.argv else ""
         if not program or program in self.missing:
-            raise UpstreamError(f"cannot start {spec.name!r}: {program!r}: no such program")
+            raise EngineUnusableError(
+                spec.name, None, cause=f"cannot start {spec.name!r}: {program!r}: no such program", remedy="Install it."
+            )
         process = FakeProcess(next(self._pids), spec, self.scripts.get(program, ProcessScript()))
         self.started.append(process)
         return process
@@ -114,3 +135,7 @@ class FakeProcessSupervisor(ProcessSupervisor):
     def socket_path(self, name: str) -> Path:
         """See :class:`ProcessSupervisor`."""
         return self._directory / f"{name}-{next(self._sockets)}.sock"
+
+    def tcp_port(self) -> int:
+        """See :class:`ProcessSupervisor`. Counts up from 49152."""
+        return next(self._tcp_ports)

@@ -383,6 +383,15 @@ def test_plugins_of_another_service(server: CannedServer, dmr: Dmr) -> None:
         (Answer(500), "the service answered 500 Internal Server Error"),
         (Answer(302, headers={"Location": "/"}), "the service answered 302 Found"),
         (Answer(500, b"x" * 5000), "x" * 4096 + " …[truncated]"),
+        (
+            Answer(502, b'{"error":{"message":"a cause. A step.\\n\\nVerbose output:\\none\\n\\n two \\n"}}'),
+            "a cause. A step.\n\nIts output:\n  | one\n  |  two",
+        ),
+        (
+            Answer(502, b"a cause\n\nVerbose output:\n" + b"\n".join(b"line %d" % n for n in range(20_000))),
+            "a cause\n\nThe last 12 lines of the engine's output (19988 more with --debug):\n"
+            + "\n".join(f"  | line {n}" for n in range(19_988, 20_000)),
+        ),
     ],
 )
 def test_a_failure_is_told_once_in_the_words_of_the_service(

@@ -57,16 +57,23 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("LOG_LEVEL", "warn", {"log_level": "warning"}),
     ("LOG_LEVEL", "warning", {"log_level": "warning"}),
     ("LOG_LEVEL", "loud", {}),
+    ("MODEL_RUNNER_LOG_DIR", "/var/log/dmr", {"log_dir": Path("/var/log/dmr")}),
     ("DISABLE_METRICS", "t", {"metrics": False}),
     ("DISABLE_METRICS", "0", {}),
+    ("DMR_RECORD_REQUESTS", "0", {"record_requests": False}),
+    ("DMR_RECORD_REQUESTS", "1", {}),
     ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
     ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
+    ("DMR_MAX_QUEUE", "9", {"max_queue": 9}),
+    ("DMR_QUEUE_TIMEOUT", "1.5", {"queue_timeout": 1.5}),
     ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),
     ("DMR_KEEP_ALIVE", "1h", {"keep_alive": KeepAlive(3600.0)}),
     ("DMR_KEEP_ALIVE", "0", {"keep_alive": KeepAlive(0.0)}),
     ("DMR_KEEP_ALIVE", "-1", {"keep_alive": KeepAlive.forever()}),
     ("DMR_START_TIMEOUT", "2.5", {"start_timeout": 2.5}),
     ("DMR_STOP_GRACE", "1e-1", {"stop_grace": 0.1}),
+    ("DMR_HEALTH_INTERVAL", "0", {"health_interval": 0.0}),
+    ("DMR_HEALTH_INTERVAL", "2", {"health_interval": 2.0}),
     ("DMR_DISABLED_PLUGINS", "nim,vllm", {"disabled_plugins": frozenset({"nim", "vllm"})}),
     ("DMR_OVERRIDE_GPU", "rocm", {"gpu_override": "rocm"}),
     ("SOMETHING_ELSE", "x", {}),
@@ -80,6 +87,15 @@ def test_each_variable_sets_its_own(home: Path, name: str, text: str, changes: M
     assert expected == read_settings({name: text})
     quoted = read_settings({name: f' "{text}" '})
     assert attrs.evolve(expected, environment={name: f' "{text}" '}) == quoted
+
+
+def test_requests_are_recorded_beyond_loopback_only_if_that_is_said() -> None:
+    """Whoever can reach the service could read everybody's prompts."""
+    open_to_all = {"DMR_BIND": "0.0.0.0", "DMR_ALLOW_UNAUTHENTICATED": "1"}
+
+    assert not read_settings(open_to_all).record_requests
+    assert read_settings({**open_to_all, "DMR_RECORD_REQUESTS": "1"}).record_requests
+    assert read_settings({"MODEL_RUNNER_SOCK": "/run/x.sock"}).record_requests
 
 
 def test_the_table_knows_every_variable() -> None:

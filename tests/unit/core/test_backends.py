@@ -18,7 +18,7 @@ from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine, LaunchRequest, RunningEngine
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.registry import Credentials
-from dmr_core.services import backends as module
+from dmr_core.services.installing import installer as module
 from dmr_core.services.backends import Backend, BackendService
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of
 from dmr_core.testing.fakes.process import FakeProcessSupervisor
@@ -98,7 +98,6 @@ async def chosen(
         ("gguf", None, "llama.cpp"),
         ("safetensors", None, "vllm"),
         ("gguf", "echo", "echo"),
-        ("gguf", "vllm", "llama.cpp"),
         ("", None, "llama.cpp"),
         ("", "any", "any"),
     ],
@@ -136,7 +135,7 @@ async def test_a_backend_nobody_has_looked_at_yet_counts_as_installed() -> None:
 
 
 async def test_when_all_that_could_are_not_installed_that_is_said() -> None:
-    with pytest.raises(BackendNotInstalledError, match="'best' is not installed: run `dmr status`"):
+    with pytest.raises(BackendNotInstalledError, match="'best' is not installed: no binary"):
         await chosen(service(entry("best", Format.GGUF, status=MISSING)))
 
 
@@ -166,7 +165,7 @@ async def test_a_backend_nobody_registered_is_not_found() -> None:
 
 
 async def test_each_backend_tells_its_status_or_what_it_did_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_STATUS_TIMEOUT", 0.01)
+    monkeypatch.setattr(module, "STATUS_TIMEOUT", 0.01)
     backends = service(
         entry("well", status=RUNNING),
         entry("absent", status=MISSING),

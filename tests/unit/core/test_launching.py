@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from dmr_core.errors import (
     BackendNotFoundError,
     EngineExitedError,
     EngineStartTimeoutError,
+    EngineUnusableError,
     ModelNotFoundError,
     UpstreamError,
 )
@@ -241,6 +243,94 @@ async def test_a_backend_that_is_gone_is_not_found(world: World) -> None:
 
     with pytest.raises(BackendNotFoundError):
         await world.service.launch(key, Launch(alias="one"))
+
+
+async def test_readiness_is_looked_for_every_20_ms_in_the_first_half_minute(world: World) -> None:
+    asked: list[float] = []
+
+    async def loading(_request: object) -> Answer:
+        asked.append(world.clock.monotonic())
+        return Answer(503)
+
+    task, engine = await world.loading(await world.add(b"one"))
+    began = world.clock.monotonic() - 1.0
+    world.transport.serve(engine.endpoint, loading)
+    await world.clock.advance(49.0)
+
+    gaps = [(later - began, later - earlier) for earlier, later in itertools.pairwise(asked)]
+    assert max(gap for at, gap in gaps if at < 29.9) <= 0.02 + 1e-9
+    assert max(gap for _, gap in gaps) <= 0.25 + 1e-9
+    assert len(asked) < 50 * 30 + 4 * 20
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_whoever_else_answers_on_its_port_is_not_the_engine(world: World) -> None:
+    task, engine = await world.loading(await world.add(b"one"))
+    engine.owns = False
+    world.engine.ready.set()
+    await world.clock.advance(5.0)
+    assert not task.done()
+
+    engine.owns = None  # nobody can tell: it is believed
+    await world.clock.advance(1.0)
+    assert (await task).endpoint == engine.endpoint
+
+
+async def test_a_start_that_takes_too_long_ends_with_what_the_engine_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeRunningEngine, "tail", lambda _engine: "still compiling kernels")
+    task, _ = await world.loading(await world.add(b"one"))
+    await world.clock.advance(START_TIMEOUT)
+
+    with pytest.raises(EngineStartTimeoutError) as caught:
+        await task
+    assert caught.value.message == ("fake did not become ready within 60 s\n\nVerbose output:\nstill compiling kernels")
+
+
+async def test_a_loaded_engine_that_falls_silent_ends_for_whoever_waits(world: World) -> None:
+    service = attrs.evolve(world.service, health_interval=10.0)
+    key = RunnerKey("fake", await world.add(b"one"), EngineMode.COMPLETION)
+    running = await service.launch(key, Launch(alias="one"))
+    world.transport.silence(running.endpoint)
+    await world.clock.advance(30.0)
+
+    assert (await running.wait()).code == "engine_unresponsive"
+    assert world.transport.forgotten == [running.endpoint]  # so that requests in flight break off now
+    stopped = [world.engine.started[0].stopped]
+    await running.stop(1.0)
+    stopped.append(world.engine.started[0].stopped)
+    assert stopped == [False, True]  # stopping it is for whoever watches the runner
+    assert world.left() == (0, 0)
+
+
+async def test_the_plugin_explains_a_program_that_cannot_be_started(world: World) -> None:
+    world.engine.fail_with = EngineExitedError("fake", 127, "error while loading shared libraries: libx.so: no")
+
+    with pytest.raises(EngineUnusableError, match=r"the shared library libx\.so is missing"):
+        await world.launch(await world.add(b"one"))
+
+
+async def test_the_kernels_own_word_on_memory_is_believed() -> None:
+    processes = FakeProcessSupervisor(scripts={"engine": ProcessScript(exits=-9, out_of_memory=True)})
+    process = await processes.start(ProcessSpec(name="engine", argv=("engine",)))
+    ended = await EngineProcess("fake", process, Endpoint(port=1)).wait()
+
+    assert (ended.code, ended.returncode) == ("engine_out_of_memory", -9)
+    assert "the kernel killed fake because memory ran out" in ended.message
+
+
+async def test_only_a_tcp_port_needs_to_be_asked_whose_it_is() -> None:
+    processes = FakeProcessSupervisor()
+    process = await processes.start(ProcessSpec(name="engine", argv=("engine",)))
+    port = processes.tcp_port()
+
+    assert await EngineProcess("fake", process, Endpoint(socket=processes.socket_path("x"))).owns_endpoint()
+    assert await EngineProcess("fake", process, Endpoint(port=port)).owns_endpoint() is False
+    process.ports.add(port)
+    assert await EngineProcess("fake", process, Endpoint(port=port)).owns_endpoint()
+    assert await EngineProcess("fake", process, Endpoint(port=port)).cpu_seconds() == 0.0
 
 
 async def test_an_engine_that_is_one_process_ends_with_it() -> None:

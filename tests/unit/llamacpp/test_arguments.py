@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def section(**values: Any) -> EngineConfig:
 
 
 DRAFT = Bundle(root=Path("/models/draft"), gguf=Path("/models/draft/model/model.gguf"))
+EMBEDDING_CLS = ("--embeddings", "--jinja", "--pooling", "cls")
 DRAFT_HEAD = ("--jinja", "--model-draft", "/models/draft/model/model.gguf")
 
 
@@ -58,12 +60,9 @@ DRAFT_HEAD = ("--jinja", "--model-draft", "/models/draft/model/model.gguf")
         ({"mode": EngineMode.EMBEDDING}, ("--embeddings", "--pooling", "mean", "--jinja")),
         (
             {"mode": EngineMode.EMBEDDING, "config": flags("--pooling", "cls")},
-            ("--embeddings", "--pooling", "cls", "--jinja"),
+            EMBEDDING_CLS,
         ),
-        (
-            {"mode": EngineMode.EMBEDDING, "config": flags("--pooling=cls")},
-            ("--embeddings", "--pooling", "cls", "--jinja"),
-        ),
+        ({"mode": EngineMode.EMBEDDING, "config": flags("--pooling=cls")}, EMBEDDING_CLS),
         ({"mode": EngineMode.RERANKING}, ("--embeddings", "--reranking", "--jinja")),
         (
             {
@@ -78,14 +77,47 @@ DRAFT_HEAD = ("--jinja", "--model-draft", "/models/draft/model/model.gguf")
         ({"config": section(reasoning_budget=0)}, ("--reasoning-budget", "0", "--jinja")),
         ({"config": section(reasoning_budget=-1)}, ("--reasoning-budget", "-1", "--jinja")),
         ({"config": section(reasoning_budget=None)}, ("--jinja",)),
-        ({"config": flags("--temp", "0.5", "--threads=4")}, ("--temp", "0.5", "--threads", "4", "--jinja")),
+        ({"config": flags("--temp", "0.5", "--threads=4")}, ("--jinja", "--temp", "0.5", "--threads", "4")),
         (
             {"config": flags("--chat-template-kwargs", '{"a":"b=c"}', "--top-k=-1")},
-            ("--chat-template-kwargs", '{"a":"b=c"}', "--top-k", "-1", "--jinja"),
+            ("--jinja", "--chat-template-kwargs", '{"a":"b=c"}', "--top-k", "-1"),
+        ),
+        ({"config": flags("--seed", "-1", "-v")}, ("--jinja", "--seed", "-1", "-v")),
+        ({"config": flags("--temp", "1", "--temperature", "2")}, ("--jinja", "--temperature", "2")),
+        ({"config": flags("--mmap", "--no-mmap")}, ("--jinja", "--no-mmap")),
+        ({"config": flags("--no-jinja")}, ("--no-jinja",)),
+        ({"config": flags("-ngl", "1")}, ("--jinja", "-ngl", "1")),
+        ({"config": attrs.evolve(flags("-c", "8"), context_size=4096)}, ("--jinja", "-c", "8")),
+        (
+            {"config": attrs.evolve(section(reasoning_budget=9), runtime_flags=("--reasoning-budget", "-1"))},
+            ("--jinja", "--reasoning-budget", "-1"),
         ),
         (
-            {"config": flags("--chat-template-kwargs={a=b}", "-1", "-5=x")},
-            ("--chat-template-kwargs", "{a=b}", "-1", "-5=x", "--jinja"),
+            {
+                "bundle": attrs.evolve(BUNDLE, chat_template=ROOT / "t"),
+                "config": flags("--chat-template", "chatml"),
+            },
+            ("--jinja", "--chat-template", "chatml"),
+        ),
+        (
+            {"bundle": attrs.evolve(BUNDLE, mmproj=ROOT / "m"), "config": flags("--no-mmproj")},
+            ("--jinja", "--no-mmproj"),
+        ),
+        (
+            {"bundle": attrs.evolve(BUNDLE, mmproj=ROOT / "m"), "config": flags("--no-mmproj", "--mmproj-auto")},
+            ("--mmproj", "/models/bundle/m", "--jinja", "--mmproj-auto"),
+        ),
+        ({"mode": EngineMode.EMBEDDING, "config": flags("--embedding", "--pooling", "cls")}, EMBEDDING_CLS),
+        ({"mode": EngineMode.RERANKING, "config": flags("--rerank")}, ("--embeddings", "--reranking", "--jinja")),
+        ({"config": flags("--embeddings")}, ("--jinja",)),
+        (
+            {
+                "draft": DRAFT,
+                "config": EngineConfig(
+                    speculative=Speculative(draft_model="d", num_tokens=4), runtime_flags=("--draft-max", "9")
+                ),
+            },
+            (*DRAFT_HEAD, "--draft-max", "9"),
         ),
         ({"draft": DRAFT}, ("--jinja",)),
         ({"draft": DRAFT, "config": EngineConfig(speculative=Speculative(draft_model="d"))}, DRAFT_HEAD),
@@ -112,13 +144,39 @@ DRAFT_HEAD = ("--jinja", "--model-draft", "/models/draft/model/model.gguf")
             },
             (
                 *("--chat-template-file", "/models/bundle/t", "--reasoning-budget", "9", "--ctx-size", "8"),
-                *("-v", "--mmproj", "/models/bundle/m", "--jinja"),
+                *("--mmproj", "/models/bundle/m", "--jinja", "-v"),
             ),
         ),
     ],
 )
 def test_a_request_becomes_an_argument_vector(changes: dict[str, Any], rest: tuple[str, ...]) -> None:
-    assert ("-ngl", "999", *HEAD, *rest) == server_arguments(request(**changes), ("-ngl", "999"), SOCKET)
+    base = () if "-ngl" in rest else ("-ngl", "999")
+
+    assert (*base, *HEAD, *rest) == server_arguments(request(**changes), ("-ngl", "999"), SOCKET)
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        (("--no-jinja",), {}, ("--no-jinja", *HEAD)),
+        (("--jinja",), {}, ("--jinja", *HEAD)),
+        (("--new", "x"), {}, ("--new", "x", *HEAD, "--jinja")),
+        (("--pooling", "cls"), {"mode": EngineMode.EMBEDDING}, ("--pooling", "cls", *HEAD, "--embeddings", "--jinja")),
+        (("-c", "1"), {"config": EngineConfig(context_size=2)}, (*HEAD, "--ctx-size", "2", "--jinja")),
+        (("-t", "1"), {"config": flags("--threads", "2")}, (*HEAD, "--jinja", "--threads", "2")),
+        (("--metrics",), {"config": flags("--no-metrics")}, (*HEAD, "--jinja", "--no-metrics")),
+    ],
+)
+def test_what_the_operator_said_stands_until_a_setting_says_otherwise(
+    base: tuple[str, ...], changes: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    assert expected == server_arguments(request(**changes), base, SOCKET)
+
+
+def test_a_flag_that_is_not_allowed_never_reaches_the_engine() -> None:
+    """Settings may come from a file that somebody edited; what is started is checked again."""
+    with pytest.raises(InvalidConfigurationError, match='runtime flag "--log-file" is not allowed'):
+        server_arguments(request(config=flags("--log-file", "x")), (), SOCKET)
 
 
 def test_a_model_that_says_how_to_pool_is_not_overruled() -> None:
@@ -145,7 +203,7 @@ def test_images_are_not_made_by_llama_cpp() -> None:
 def test_every_allowed_flag_is_a_whole_flag() -> None:
     """The list is wrapped text; a flag broken in two would allow nonsense and refuse the flag."""
     assert [flag for flag in ALLOWED_FLAGS if not flag.startswith("-") or flag.endswith("-")] == []
-    assert len(ALLOWED_FLAGS) == 247
+    assert len(ALLOWED_FLAGS) == 246
     assert {"--ctx-size", "--cache-type-k-draft", "--rope-scale", "--no-jinja", "--spec-draft-poll-batch"} < (
         ALLOWED_FLAGS
     )
@@ -163,6 +221,10 @@ def test_every_allowed_flag_is_a_whole_flag() -> None:
         ("--reasoning-budget=-1",),
         ("--grammar", "root ::= [a-z]+"),
         ("--chat-template-kwargs={}",),
+        ("--seed", "-1"),
+        ("--grammar", 'root ::= "/" | "\\\\"\n'),
+        ("--json-schema", '{"pattern": "^\\\\d+/$"}'),
+        ("--ctx_size", "4096"),
     ],
 )
 def test_what_is_listed_may_be_added(words: tuple[str, ...]) -> None:
@@ -176,7 +238,7 @@ def test_what_is_listed_may_be_added(words: tuple[str, ...]) -> None:
         *("--api-key", "--api-key-file", "--api-prefix", "--timeout", "-to", "--path", "--slot-save-path"),
         *("--grammar-file", "--json-schema-file", "-jf", "--chat-template-file", "--control-vector", "-md", "-mmu"),
         *("--model-draft", "--models-dir", "--ssl-key-file", "--ssl-cert-file", "--prompt-file", "--mmproj-url"),
-        *("--hf-repo", "-hf", "--alias", "--nonsense", "--", "-", "--TEMP", "--temp ", "--ctx-"),
+        *("--hf-repo", "-hf", "--alias", "--nonsense", "--", "-", "--ctx-", "--override-tensor"),
     ],
 )
 def test_what_is_not_listed_is_refused_by_name(name: str) -> None:
@@ -189,13 +251,51 @@ def test_what_is_not_listed_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["/etc/passwd", "--log-file=/tmp/x", "--temp=/dev/zero", "..\\x", "--grammar=C:\\x", "http://example.org", "a/b"],
+    ["/etc/passwd", "--temp=/dev/zero", "..\\x", "--device=C:\\x", "http://example.org", "a/b"],
 )
 def test_no_word_may_hold_a_path(word: str) -> None:
+    for words in ((word,), ("--mlock", word)) if word.startswith("-") else ((word,), ("-v", word), ("--temp", word)):
+        with pytest.raises(InvalidConfigurationError) as caught:
+            check_config(flags(*words))
+        shown = word.replace("\\", "\\\\")
+        assert caught.value.message == f"invalid runtime flag \"{shown}\": paths are not allowed (contains '/' or '\\')"
+        assert caught.value.param == "runtime-flags"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--ctxsize", "1"), 'is not allowed for backend "llama.cpp": did you mean "--ctx-size"?'),
+        (("--TEMP", "1"), 'did you mean "--temp"?'),
+        (("--control-vector-layer-range", "1", "2"), "it does nothing without --control-vector"),
+        (("--temp",), 'runtime flag "--temp" needs a value: a number of at least 0'),
+        (
+            ("--temp", "--mlock"),
+            "needs a value: a number of at least 0; \"--mlock\" is none: value cannot start with '-'",
+        ),
+        (("--mlock=1",), 'runtime flag "--mlock" takes no value, and "1" was given'),
+        (("--mlock", "1"), 'runtime flag "--mlock" takes no value, and "1" follows it'),
+        (
+            ("--pooling", "max"),
+            'invalid value "max" for runtime flag "--pooling": use one of none, mean, cls, last, rank',
+        ),
+        (("-c", "many"), 'invalid value "many" for runtime flag "-c": use an integer of at least 0, or -1'),
+        (("--json-schema", '{"a": [{"$ref": "https://example.org/s"}]}'), "in which every $ref begins with '#'"),
+        (("--chat-template-kwargs", "[1]"), "use a JSON object"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_and_what_is_allowed(words: tuple[str, ...], complaint: str) -> None:
     with pytest.raises(InvalidConfigurationError) as caught:
-        check_config(flags("--temp", word))
-    assert caught.value.message == f"invalid runtime flag {word!r}: paths are not allowed (contains '/' or '\\')"
-    assert caught.value.param == "runtime-flags"
+        check_config(flags(*words))
+    assert complaint in caught.value.message
+
+
+def test_a_flag_that_the_bundled_server_lacks_is_refused_before_it_is_started() -> None:
+    check_config(flags("--device", "CUDA0"))
+    with pytest.raises(
+        InvalidConfigurationError, match="--device is a llama-server flag that the bundled server cannot"
+    ):
+        check_config(flags("--device", "CUDA0"), bundled=True)
 
 
 @pytest.mark.parametrize("word", ["--temp=--host", "--temp=-m", "--temp=-"])
@@ -237,9 +337,10 @@ def test_a_setting_that_cannot_be_honoured_is_refused(sections: Mapping[str, Any
         ("--grammar 'a b' -v", ("--grammar", "a b", "-v")),
         ('--grammar "a b"', ("--grammar", "a b")),
         ("--grammar 'a b\"", ("--grammar", "a b")),
-        ("--x='a b'c", ("--x=a bc",)),
+        ("--x='a b'c", ("--x", "a bc")),
         ("--x ''", ("--x", "")),
         ("--x '' -v", ("--x", "", "-v")),
+        ("--ctx_size=1 -c 2", ("-c", "2")),
         ("--log-file /tmp/x", ("--log-file", "/tmp/x")),
     ],
 )
@@ -260,6 +361,15 @@ def test_the_operators_arguments_replace_the_defaults(text: str | None, words: t
         ("--embedding", "--embedding"),
         ("'--mmproj' x", "--mmproj"),
         ("-mm x", "-mm"),
+        ("-v --model", "--model"),
+        ("--model=x", "--model"),
+        ("--api-key k", "--api-key"),
+        ("--api_key k", "--api_key"),
+        ("--api-key-file=f", "--api-key-file"),
+        ("--ssl-key-file f", "--ssl-key-file"),
+        ("-hf ai/x", "-hf"),
+        ("--rerank", "--rerank"),
+        ("--new --port 80", "--port"),
     ],
 )
 def test_what_the_runner_sets_is_not_the_operators_to_set(text: str, name: str) -> None:
@@ -272,3 +382,45 @@ def test_what_the_runner_sets_is_not_the_operators_to_set(text: str, name: str) 
 def test_a_quote_that_is_never_closed_is_refused(text: str) -> None:
     with pytest.raises(InvalidConfigurationError, match="invalid LLAMA_ARGS: a quote is never closed"):
         base_arguments(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("--ctx-size", 'runtime flag "--ctx-size" needs a value'),
+        ("-v -t --mlock", 'runtime flag "-t" needs a value'),
+        ("4096", 'runtime flags begin with the value "4096"'),
+        ("--mlock 1", 'runtime flag "--mlock" takes no value'),
+        ("--help", "LLAMA_ARGS cannot hold --help: the server would print something and end"),
+        ("--new=--model", "value cannot start with '-' unless followed by a digit"),
+    ],
+)
+def test_what_no_server_would_start_with_is_found_when_the_service_starts(text: str, complaint: str) -> None:
+    for bundled in (False, True):
+        with pytest.raises(InvalidConfigurationError, match=re.escape(complaint)) as caught:
+            base_arguments(text, bundled=bundled and not text.startswith("--new"))
+        assert "LLAMA_ARGS" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "--ctx-sizes 1",
+            "LLAMA_ARGS holds --ctx-sizes, which is no flag of llama-server that dmr knows; did you mean ",
+        ),
+        ("--ctx-size many", "--ctx-size: expected an integer from 0"),
+        ("--log-file x", "--log-file is a llama-server flag that the bundled server cannot apply"),
+        ("--lora /nowhere/a.gguf", "--lora: expected paths of existing files"),
+    ],
+)
+def test_the_bundled_servers_own_parser_reads_the_operators_arguments_first(text: str, complaint: str) -> None:
+    with pytest.raises(InvalidConfigurationError, match=f"invalid LLAMA_ARGS: .*{re.escape(complaint)}"):
+        base_arguments(text, bundled=True)
+
+
+def test_a_native_server_newer_than_the_table_is_given_what_it_may_know() -> None:
+    said: list[str] = []
+
+    assert base_arguments("--brand-new 1 --spicy -c 2", warn=said.append) == ("--brand-new", "1", "--spicy", "-c", "2")
+    assert [line.split(",")[0] for line in said] == ["LLAMA_ARGS holds --brand-new", "LLAMA_ARGS holds --spicy"]

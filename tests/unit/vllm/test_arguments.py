@@ -49,7 +49,20 @@ def section(**values: Any) -> EngineConfig:
         ({"config": EngineConfig(context_size=4096)}, ("--max-model-len", "4096")),
         ({"config": EngineConfig(context_size=-1)}, ()),
         ({"config": EngineConfig(context_size=0)}, ()),
-        ({"config": flags("--dtype=half", "-tp", "2")}, ("--dtype=half", "-tp", "2")),
+        ({"config": flags("--dtype=half", "-tp", "2")}, ("--dtype", "half", "-tp", "2")),
+        ({"config": attrs.evolve(flags("--max-model-len", "8k"), context_size=9)}, ("--max-model-len", "8k")),
+        (
+            {
+                "config": attrs.evolve(
+                    section(gpu_memory_utilization=0.5), runtime_flags=("--gpu-memory-utilization=1",)
+                )
+            },
+            ("--gpu-memory-utilization", "1"),
+        ),
+        (
+            {"config": flags("--enable-prefix-caching", "--no-enable-prefix-caching")},
+            ("--no-enable-prefix-caching",),
+        ),
         ({"config": section(gpu_memory_utilization=0.9)}, ("--gpu-memory-utilization", "0.9")),
         ({"config": section(gpu_memory_utilization=1)}, ("--gpu-memory-utilization", "1")),
         ({"config": section(gpu_memory_utilization=None)}, ()),
@@ -97,7 +110,16 @@ def test_images_are_not_made_by_vllm() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--dtype", "half"), ("--seed=-1",), ("--seed", "-1"), ("-tp", "2", "--enforce-eager"), ("value",)]
+    "words",
+    [
+        (),
+        ("--dtype", "half"),
+        ("--max-logprobs=-1",),
+        ("--max-logprobs", "-1"),
+        ("-tp", "2", "--enforce-eager"),
+        ("--revision", "v1.2-rc.1"),
+        ("--tensor_parallel_size", "2"),
+    ],
 )
 def test_what_is_listed_may_be_added(words: tuple[str, ...]) -> None:
     check_config(flags(*words))
@@ -106,9 +128,9 @@ def test_what_is_listed_may_be_added(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("--served-model-name", "--swap-space", "--use-v2-block-manager", "--model", "--host", "--port", "--uds"),
+        *("--model", "--host", "--port", "--uds"),
         *("--chat-template", "--trust-remote-code", "--download-dir", "--api-key", "--ssl-keyfile", "--middleware"),
-        *("--config", "--tokenizer", "-O", "--", "-", "--dtype_"),
+        *("--config", "--tokenizer", "-O", "--", "-"),
     ],
 )
 def test_what_is_not_listed_is_refused_by_name(name: str) -> None:
@@ -122,8 +144,31 @@ def test_what_is_not_listed_is_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize("word", ["/etc/passwd", "--revision=../x", "--load-format=a\\b", "https://example.org"])
 def test_no_word_may_hold_a_path(word: str) -> None:
     with pytest.raises(InvalidConfigurationError) as caught:
-        check_config(flags("--revision", word))
-    assert caught.value.message == f"invalid runtime flag {word!r}: paths are not allowed (contains '/' or '\\')"
+        check_config(flags(*(("--revision", word) if not word.startswith("-") else (word,))))
+    shown = word.replace("\\", "\\\\")
+    assert caught.value.message == f"invalid runtime flag \"{shown}\": paths are not allowed (contains '/' or '\\')"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--served-model-name", "x"), 'backend "vllm": the model runner sets it to the name that clients use'),
+        (("--swap-space", "4"), 'backend "vllm": vLLM no longer has it'),
+        (("--use-v2-block-manager",), "vLLM no longer has it"),
+        (("--dtypes", "half"), 'did you mean "--dtype"?'),
+        (("--load-format", "pt"), "use one of auto, safetensors"),
+        (("--load-format", "npcache"), 'invalid value "npcache"'),
+        (("--revision", "a..b"), "use a branch, tag or commit"),
+        (("--seed", "-1"), "use an integer from 0 to 4294967295"),
+        (("--seed=-x",), "value cannot start with '-' unless followed by a digit"),
+        (("--max-num-seqs",), "needs a value: an integer of at least 1"),
+        (("value",), 'begin with the value "value"'),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_and_what_is_allowed(words: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(InvalidConfigurationError) as caught:
+        check_config(flags(*words))
+    assert complaint in caught.value.message
 
 
 @pytest.mark.parametrize(

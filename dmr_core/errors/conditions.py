@@ -17,9 +17,6 @@ __all__ = [
     "DeadlineError",
     "DigestMismatchError",
     "DmrError",
-    "EngineBackoffError",
-    "EngineExitedError",
-    "EngineStartTimeoutError",
     "InsufficientResourcesError",
     "InvalidConfigurationError",
     "InvalidReferenceError",
@@ -206,26 +203,6 @@ class UpstreamError(DmrError):
     code = "upstream_error"
 
 
-class EngineExitedError(UpstreamError):
-    """An engine process ended when it should not have.
-
-    ``tail`` is the end of its output, already redacted; ``returncode`` is negative for a signal.
-    """
-
-    code = "engine_exited"
-
-    def __init__(self, backend: str, returncode: int | None, tail: str = "") -> None:
-        how = "exited" if returncode is None else f"exited with status {returncode}"
-        if returncode is not None and returncode < 0:
-            how = f"was killed by signal {-returncode}"
-        text = f"{backend} {how}"
-        super().__init__(f"{text}\n\nVerbose output:\n{tail}" if tail else text)
-        self.backend = backend
-        self.returncode = returncode
-        self.tail = tail
-        self.summary = text
-
-
 class RegistryError(UpstreamError):
     """A registry answered with something other than what the protocol allows."""
 
@@ -286,20 +263,6 @@ class QueueTimeoutError(UnavailableError):
     code = "queue_timeout"
 
 
-class EngineBackoffError(UnavailableError):
-    """An engine failed again and again; it is not started before ``retry_after`` has passed.
-
-    ``failures`` counts them; ``last`` is the latest.
-    """
-
-    code = "engine_backoff"
-
-    def __init__(self, message: str, *, failures: int, last: DmrError, retry_after: float) -> None:
-        super().__init__(message, retry_after=retry_after)
-        self.failures = failures
-        self.last = last
-
-
 class ShuttingDownError(LoadsDisabledError):
     """The service is stopping."""
 
@@ -310,19 +273,6 @@ class DeadlineError(DmrError):
     """Something took longer than it was allowed to."""
 
     code = "deadline_exceeded"
-
-
-class EngineStartTimeoutError(DeadlineError):
-    """An engine did not become ready in time. ``timeout`` is in seconds."""
-
-    code = "engine_start_timeout"
-
-    def __init__(self, backend: str, timeout: float, tail: str = "") -> None:
-        text = f"{backend} did not become ready within {timeout:g} s"
-        super().__init__(f"{text}\n\nVerbose output:\n{tail}" if tail else text)
-        self.backend = backend
-        self.timeout = timeout
-        self.tail = tail
 
 
 class InsufficientResourcesError(DmrError):

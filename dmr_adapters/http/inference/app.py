@@ -1,0 +1,86 @@
+"""Inference requests as an ASGI application of their own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from dmr_adapters.http.asgi import ClientGoneError, read_body
+from dmr_adapters.http.errors import is_stock_cli
+from dmr_adapters.http.inference.body import decode_body, read_keep_alive
+from dmr_adapters.http.inference.exchange import Exchange
+from dmr_adapters.http.inference.refusal import refusal
+from dmr_adapters.http.inference.routes import InferenceRoute, match_inference
+from dmr_adapters.http.services import Services
+from dmr_core.errors import ModelNotFoundError
+from dmr_core.services.inference import Plan
+
+__all__ = ["InferenceApp"]
+
+_MAX_ROUTES: Final = 256
+
+
+class InferenceApp:
+    """Answers inference requests. Pure ASGI; dispatched before any router."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._limit = services.settings.max_body
+        self._routes: dict[str, InferenceRoute] = {}
+
+    def route(self, path: str) -> InferenceRoute | None:
+        """As :func:`match_inference`, remembering the few paths there are."""
+        found = self._routes.get(path)
+        if found is None:
+            found = match_inference(path)
+            if found is not None and len(self._routes) < _MAX_ROUTES:
+                self._routes[path] = found
+        return found
+
+    async def answer(self, route: InferenceRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        exchange = Exchange.of(self._services, route, scope, send)
+        try:
+            try:
+                body = await read_body(receive, self._limit)
+                plan = await self._plan(route, body, exchange)
+                exchange.chosen(plan)
+                await exchange.run(plan, body, receive)
+            except ClientGoneError:
+                return
+            except Exception as exc:
+                await self._refuse(exc, exchange, scope, receive, send)
+        finally:
+            exchange.finish()
+
+    async def _plan(self, route: InferenceRoute, body: bytes, exchange: Exchange) -> Plan:
+        if route.backend is not None:
+            self._services.backends.get(route.backend)
+        exchange.name, keep_alive = decode_body(body)
+        if keep_alive is not None:
+            exchange.keep_alive = read_keep_alive(keep_alive)
+        inference, name = self._services.inference, exchange.name
+        # The stock CLI's choice of a backend is a wish, as it is to the service it was made for.
+        lenient = route.backend is not None and is_stock_cli(exchange.user_agent.decode("latin-1"))
+        try:
+            return inference.plan(name, route.mode, route.backend, lenient=lenient)
+        except ModelNotFoundError:
+            # Another process may have put it into the store since we looked.
+            await self._services.store.refresh()
+            return inference.plan(name, route.mode, route.backend, lenient=lenient)
+
+    async def _refuse(self, error: Exception, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        relay = exchange.relay
+        if relay.started:
+            await relay.break_off(error)
+            return
+        stock = is_stock_cli(exchange.user_agent.decode("latin-1"))
+        loading = exchange.plan is not None and not exchange.leased
+        response = refusal(error, name=exchange.name, loading=loading, stock=stock)
+        relay.status = response.status_code
+        exchange.note_time()
+        response.raw_headers.extend(relay.headers)
+        if relay.recording is not None:
+            relay.recording.add(bytes(response.body))
+        await response(scope, receive, send)

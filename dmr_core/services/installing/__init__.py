@@ -1,0 +1,1 @@
+"""Bringing engines here and removing them: rules, and what carries them out."""

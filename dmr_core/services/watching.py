@@ -1,0 +1,183 @@
+"""Engines that were ready once: why they ended, and whether they still answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, Self
+
+import attrs
+
+from dmr_core.domain.diagnosis import explain_end
+from dmr_core.domain.memory import Footprint
+from dmr_core.errors import EngineExitedError, EngineUnresponsiveError, UpstreamError
+from dmr_core.ports.clock import Clock
+from dmr_core.ports.engine import Engine, RunningEngine
+from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
+
+__all__ = ["HealthProbe", "WatchedEngine", "explained"]
+
+_log: Final = logging.getLogger("dmr.scheduler")
+
+_STRIKES: Final = 3
+_DEADLINE: Final = 3
+"""How many intervals an answer to the probe may take."""
+
+_WORKING: Final = 0.01
+"""CPU seconds per second from which on an engine works: it may answer late, it is not dead.
+
+llama-server answers its health probe with the same threads as requests. With 40 requests at once they are all taken,
+and a probe was seen to wait 17 s, until the first of them was done; it might as well have been an hour.
+"""
+
+_LONGEST_WORK: Final = 3600.0
+"""Seconds after which even an engine that works is given up: it runs in circles."""
+
+
+@attrs.frozen
+class HealthProbe:
+    """Asks an engine whether it is well."""
+
+    transport: Transport
+    endpoint: Endpoint
+    path: str
+
+    async def healthy(self, timeout: float) -> bool:
+        """Whether the answer was 200, and here within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                request = UpstreamRequest("GET", self.path, ((b"host", b"localhost"),))
+                response = await self.transport.send(self.endpoint, request)
+                try:
+                    while await response.read():
+                        pass
+                finally:
+                    await response.aclose()
+        except (UpstreamError, TimeoutError):
+            return False
+        return response.status == 200
+
+
+@attrs.define(eq=False, kw_only=True)
+class WatchedEngine(RunningEngine):
+    """A running engine whose end is explained, and whose connections are closed when it is stopped.
+
+    Once :meth:`watch` was called it is asked for its health every ``interval`` seconds, and also ends (as far as
+    whoever waits for its end can see) when it no longer answers: when it refused three probes in a row, or let each
+    of them wait for three intervals, and did not compute meanwhile.
+    """
+
+    engine: RunningEngine
+    kind: Engine
+    backend: str
+    transport: Transport
+    clock: Clock
+    interval: float
+    _watch: asyncio.Task[None] | None = None
+    _silence: asyncio.Future[EngineExitedError] = attrs.field(
+        init=False, factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """See :class:`RunningEngine`."""
+        return self.engine.endpoint
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """See :class:`RunningEngine`."""
+        return self.engine.argv
+
+    @property
+    def pid(self) -> int | None:
+        """See :class:`RunningEngine`."""
+        return self.engine.pid
+
+    def tail(self) -> str:
+        """See :class:`RunningEngine`."""
+        return self.engine.tail()
+
+    async def memory(self) -> Footprint | None:
+        """See :class:`RunningEngine`."""
+        return await self.engine.memory()
+
+    async def cpu_seconds(self) -> float | None:
+        """See :class:`RunningEngine`."""
+        return await self.engine.cpu_seconds()
+
+    async def owns_endpoint(self) -> bool | None:
+        """See :class:`RunningEngine`."""
+        return await self.engine.owns_endpoint()
+
+    def watch(self) -> Self:
+        """Begin to watch; nothing happens where the interval is 0. Ends with :meth:`stop`."""
+        if self.interval > 0 and self._watch is None:
+            self._watch = asyncio.create_task(self._until_silent(), name=f"watch-{self.endpoint}")
+        return self
+
+    async def wait(self) -> EngineExitedError:
+        """See :class:`RunningEngine`."""
+        ended = asyncio.ensure_future(self.engine.wait())
+        try:
+            await asyncio.wait({ended, self._silence}, return_when=asyncio.FIRST_COMPLETED)
+            # An engine that ended is also silent, and its end says more.
+            return explained(self.kind, ended.result()) if ended.done() else self._silence.result()
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
+    async def stop(self, grace: float) -> None:
+        """See :class:`RunningEngine`."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        try:
+            await self.engine.stop(grace)
+        finally:
+            await self.transport.forget(self.endpoint)
+
+    async def _until_silent(self) -> None:
+        try:
+            silent = await self._silent()
+        except Exception:
+            _log.exception("watching %s failed", self.endpoint)
+            return
+        self._silence.set_result(
+            EngineUnresponsiveError(
+                self.backend,
+                None,
+                self.tail(),
+                cause=f"{self.backend} runs, but has not answered for {silent:.0f} s",
+                remedy="It is stopped now; ask again to start it anew.",
+            )
+        )
+        # Whoever waits for an answer would wait until it is stopped, which takes as long as its grace.
+        await self.transport.forget(self.endpoint)
+
+    async def _silent(self) -> float:
+        """Return once the engine is given up: for how many seconds it has said nothing."""
+        probe = HealthProbe(self.transport, self.endpoint, self.kind.health_path)
+        well, strikes, before = self.clock.monotonic(), 0, None
+        while True:
+            await self.clock.sleep(self.interval)
+            asked = self.clock.monotonic()
+            if await probe.healthy(_DEADLINE * self.interval):
+                well, strikes, before = self.clock.monotonic(), 0, None
+                continue
+            now, used = self.clock.monotonic(), await self.engine.cpu_seconds()
+            silent = now - well
+            works = before is not None and used is not None and used - before[1] > _WORKING * (now - before[0])
+            strikes = 0 if works else strikes + 1
+            _log.debug("%s did not answer a probe of %.1f s (%d in a row)", self.endpoint, now - asked, strikes)
+            if strikes >= _STRIKES or silent > _LONGEST_WORK:
+                return silent
+            before = (now, used) if used is not None else None
+
+
+def explained(engine: Engine, failure: EngineExitedError) -> EngineExitedError:
+    """Why an engine ended: in the words of its plugin, else in those that hold for any program."""
+    try:
+        failure = engine.explain(failure)
+    except Exception:  # a plugin's code: its bug must not hide the failure
+        _log.exception("explaining the end of %s failed", failure.backend)
+    return explain_end(failure)

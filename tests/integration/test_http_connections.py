@@ -1,0 +1,112 @@
+"""Connections of the HTTP server, on real sockets: kept while they may be used, gone when the client is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from dmr_adapters.http.server import bind, serve
+from dmr_core.domain.settings import Listen
+
+_SOON = 5.0
+_REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+@attrs.define
+class Server:
+    """A server whose answers wait for ``answer``."""
+
+    port: int
+    answer: asyncio.Event
+
+    async def ask(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Send a request on a new connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(_REQUEST)
+        return reader, writer
+
+    async def forgets(self) -> bool:
+        """Whether no connection is left soon."""
+        deadline = asyncio.get_running_loop().time() + _SOON
+        while _connections() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        return _connections() == 0
+
+
+async def _accepted() -> None:
+    while not _connections():
+        await asyncio.sleep(0.01)
+
+
+def _connections() -> int:
+    """How many connections Hypercorn has a task for."""
+    return sum("_server_callback" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server for the time of a test."""
+    listener = bind(Listen(port=0))
+    made, stop = Server(listener.getsockname()[1], asyncio.Event()), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await made.answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    serving = asyncio.ensure_future(serve(app, listener, stop))
+    made.answer.set()
+    yield made
+    stop.set()
+    await serving
+
+
+async def test_a_connection_the_client_closed_while_idle_is_gone_at_once(server: Server) -> None:
+    reader, writer = await server.ask()
+    assert (await reader.readuntil(b"ok")).endswith(b"ok")
+    writer.close()
+    await writer.wait_closed()
+
+    assert await server.forgets()
+
+
+async def test_a_connection_the_client_closed_while_it_was_answered_is_gone_with_the_answer(server: Server) -> None:
+    server.answer.clear()
+    _, writer = await server.ask()
+    await _accepted()
+    writer.close()
+    await writer.wait_closed()
+    server.answer.set()
+
+    assert await server.forgets()
+
+
+async def test_a_connection_nobody_sent_anything_on_is_gone_with_its_client(server: Server) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await _accepted()
+    writer.close()
+    await writer.wait_closed()
+
+    assert await server.forgets()
+
+
+async def test_an_idle_connection_answers_again(server: Server) -> None:
+    reader, writer = await server.ask()
+    for _ in range(3):
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(_REQUEST)
+    assert (await reader.readuntil(b"ok")).endswith(b"ok")
+    writer.close()
+    await writer.wait_closed()
+
+    assert await server.forgets()

@@ -1,0 +1,43 @@
+"""Which mode a configuration is for, from what it says and from its flags."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmr_adapters.http.rest_json import ConfigureBody
+from dmr_core.domain.engine import EngineMode
+from dmr_core.errors import InvalidConfigurationError
+
+COMPLETION, EMBEDDING, RERANKING = EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING
+
+
+@pytest.mark.parametrize(
+    ("said", "flags", "mode"),
+    [
+        (None, (), COMPLETION),
+        (None, ("--embedding",), EMBEDDING),
+        (None, ("-c", "1", "--embeddings"), EMBEDDING),
+        (None, ("--rerank",), RERANKING),
+        (None, ("--reranking", "--embeddings"), RERANKING),
+        (None, ("--embeddings", "--reranking"), RERANKING),
+        ("embedding", (), EMBEDDING),
+        ("embedding", ("--embeddings",), EMBEDDING),
+        ("reranking", ("--embeddings",), RERANKING),
+        ("Reranking", ("--rerank",), RERANKING),
+        ("completion", ("-c", "1"), COMPLETION),
+    ],
+)
+def test_the_mode_is_what_was_said_or_what_the_flags_imply(
+    said: str | None, flags: tuple[str, ...], mode: EngineMode
+) -> None:
+    assert mode is ConfigureBody(mode=said).engine_mode(flags)
+
+
+@pytest.mark.parametrize(
+    ("said", "flags"),
+    [("completion", ("--embeddings",)), ("embedding", ("--rerank",)), ("completion", ("--reranking", "--embedding"))],
+)
+def test_a_mode_that_the_flags_contradict_is_refused(said: str, flags: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidConfigurationError, match=f"mode '{said}' contradicts the runtime flags") as caught:
+        ConfigureBody(mode=said).engine_mode(flags)
+    assert caught.value.param == "mode"
