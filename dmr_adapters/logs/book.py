@@ -16,7 +16,7 @@ import attrs
 
 __all__ = ["Line", "LogBook", "stamp"]
 
-_KEPT: Final = 4 * 1024 * 1024
+_KEPT: Final = 1024 * 1024
 """Bytes kept of the service's lines, and as many of the engines'."""
 
 _BACKLOG: Final = 256 * 1024

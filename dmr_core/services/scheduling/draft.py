@@ -113,6 +113,8 @@ class Draft:
 
     def stop(self, runner: Runner, reason: str) -> None:
         """End a runner that nobody uses, or that is still loading."""
+        if runner.phase is not Phase.LOADING:
+            self.setbacks.pop(runner.key, None)  # it worked, and ends in good order: failures before it are no row
         self.move(runner, Phase.DRAINING, reason)
         self.turns[runner.key] = self.now
         self.effects.append(Stop(runner.id, reason))

@@ -142,3 +142,16 @@ def test_a_crash_is_remembered_with_what_was_said_and_how_long_it_lived() -> Non
     (note,) = [note for note in world.notes if note.what == "crashed"]
     assert note.why == "llama.cpp was killed by signal 9"
     assert note.numbers == {"lived_seconds": 12.0}
+
+
+def test_one_that_ends_in_good_order_ends_the_row() -> None:
+    world = World(slots=1)
+    crash(world, world.ready("a"))
+    crash(world, world.ready("a"))
+    assert world.state.setbacks[key("a")].failures == 2
+
+    world.now += 5.0
+    runner = world.ready("a")
+    world.now += 5.0
+    assert [events.Stop(runner, "unload")] == world.post(events.Unloaded(frozenset({runner})))
+    assert world.state.setbacks == {}
