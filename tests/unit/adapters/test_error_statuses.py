@@ -20,7 +20,7 @@ OTHERS = (errors.BackendNotInstalledError, errors.EngineStartTimeoutError, error
 def _kinds(kind: type[EngineExitedError]) -> Iterator[type[EngineExitedError]]:
     yield kind
     for below in kind.__subclasses__():
-        if below.__module__ == errors.__name__:
+        if below.__module__.startswith(f"{errors.__name__}."):
             yield from _kinds(below)
 
 

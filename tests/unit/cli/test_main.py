@@ -48,8 +48,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert main([]) == 0
     assert capsys.readouterr().out == text
+    width = max(map(len, COMMANDS))
     for name, (_, summary) in COMMANDS.items():
-        assert f"  {name:<8} {summary}" in text
+        assert f"  {name:<{width}}  {summary}" in text
 
 
 def test_version_flag(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
