@@ -218,6 +218,10 @@ def runner_json(view: RunnerView, now: float, wall: float, default: KeepAlive) -
         document["loading"] = True
     if view.keep_alive != default:
         document["keep_alive"] = str(view.keep_alive)
+    if view.pid is not None:
+        document["pid"] = view.pid
+    if view.footprint is not None:
+        document["memory"] = view.footprint.resident
     return document
 
 

@@ -13,10 +13,12 @@ from contextlib import suppress
 from typing import Final
 
 from dmr_adapters.process import listeners, process_table
+from dmr_adapters.process.footprint import footprint_of
 from dmr_adapters.process.memory_limit import OomCounter
 from dmr_adapters.process.output import LineLog, OutputPump
 from dmr_adapters.process.process_table import Quarry
 from dmr_adapters.process.redaction import Redactor
+from dmr_core.domain.memory import Footprint
 from dmr_core.errors import DeadlineError
 from dmr_core.ports.process import SupervisedProcess
 
@@ -96,6 +98,16 @@ class PosixProcess(SupervisedProcess):
         if self._exited.done():  # its number may be somebody else's soon
             return None
         return await self._loop.run_in_executor(self._threads, process_table.cpu_seconds, self._quarry())
+
+    async def memory(self) -> Footprint | None:
+        """See :class:`SupervisedProcess`."""
+        if self._exited.done():
+            return None
+
+        def look() -> Footprint | None:
+            return footprint_of(process_table.find(self._quarry()))
+
+        return await self._loop.run_in_executor(self._threads, look)
 
     async def listens_on(self, port: int) -> bool | None:
         """See :class:`SupervisedProcess`."""

@@ -35,6 +35,7 @@ from dmr_adapters.process.listeners import PortSource
 from dmr_adapters.process.output import LineLog, OutputPump
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.runtime_directory import ChildRecord, RuntimeDirectory, base_locked, find_base
+from dmr_core.domain.memory import Footprint
 from dmr_core.errors import DmrError, EngineUnusableError, ShuttingDownError, UpstreamError
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor
 
@@ -177,6 +178,18 @@ class PosixProcessSupervisor(ProcessSupervisor):
             raise
         self._children.add(child)
         return child
+
+    async def memory(self) -> Footprint | None:
+        """What all its children use together; ``None`` if there are none, or it cannot be told."""
+        found = await asyncio.gather(*(child.memory() for child in list(self._children)))
+        known = [footprint for footprint in found if footprint is not None]
+        if not known:
+            return None
+        return Footprint(
+            resident=sum(footprint.resident for footprint in known),
+            anonymous=sum(footprint.anonymous for footprint in known),
+            device=sum(footprint.device for footprint in known),
+        )
 
     def socket_path(self, name: str) -> Path:
         """See :class:`ProcessSupervisor`.

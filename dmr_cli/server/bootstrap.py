@@ -22,6 +22,8 @@ from dmr_adapters.http.server import bind, serve
 from dmr_adapters.http.services import Services
 from dmr_adapters.logs.book import LogBook
 from dmr_adapters.logs.handler import recording
+from dmr_adapters.memory.ledger import FileFootprintLedger
+from dmr_adapters.memory.probe import MachineMemoryProbe
 from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
@@ -39,6 +41,7 @@ from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.clock import Clock
+from dmr_core.ports.memory import FootprintLedger, MemoryProbe
 from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.package_source import PackageSource
@@ -52,6 +55,7 @@ from dmr_core.services.health import Check, HealthService, backend_check
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.launching import LaunchingService
 from dmr_core.services.loading import LoadingService
+from dmr_core.services.memory import MemoryService
 from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
@@ -79,6 +83,8 @@ class Overrides:
     package_source: PackageSource | None = None
     clock: Clock | None = None
     metrics: Metrics | None = None
+    memory: MemoryProbe | None = None
+    footprints: FootprintLedger | None = None
     entry_points: Iterable[EntryPoint] | None = None
     backends: tuple[BackendSpec, ...] = ()
 
@@ -134,17 +140,22 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             grace=settings.stop_grace,
             health_interval=settings.health_interval,
         )
+        memory = _memory(settings, use, processes, detections)
         scheduler = Scheduler(
             launcher=launching.launch,
             clock=clock,
             metrics=metrics,
             limits=Limits(slots=settings.max_runners, queue=settings.max_queue, wait=settings.queue_timeout),
             grace=settings.stop_grace,
+            capacity=memory.capacity if memory else None,
+            on_footprint=memory.record if memory else None,
         )
         scheduler.start()
         stack.push_async_callback(scheduler.aclose)
+        if memory is not None:
+            await scheduler.measure()
         catalog = CatalogService(store, settings.references)
-        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive)
+        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory)
         catalog.protect(inference.in_use)
         backends.protect(inference.release_backend)
         demo = DemoModelSource(store, packaging, settings.references.default_registry)
@@ -296,6 +307,19 @@ async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:
 
     found = await asyncio.gather(*(one(variant) for variant in list(plugins.detectors)))
     return tuple(sorted(found, key=lambda detection: detection.variant))
+
+
+def _memory(
+    settings: Settings, use: Overrides, processes: ProcessSupervisor, detections: tuple[Detection, ...]
+) -> MemoryService | None:
+    """Admission by memory; none over processes that are not real, unless a test says what they have."""
+    probe = use.memory
+    if probe is None and isinstance(processes, PosixProcessSupervisor):
+        probe = MachineMemoryProbe(processes.memory, detections)
+    if probe is None:
+        return None
+    ledger = use.footprints or FileFootprintLedger(settings.models_path / ".dmr" / "footprints.json")
+    return MemoryService(probe, ledger, settings.memory)
 
 
 def _variant(settings: Settings, plugins: PluginRegistry, detections: tuple[Detection, ...]) -> str:

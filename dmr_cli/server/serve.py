@@ -25,6 +25,7 @@ def serve(port: str | None, bind: str | None, socket: str | None, models_path: s
       LLAMA_ARGS          arguments for it, instead of "-ngl 999 --metrics"
       VLLM_SERVER_PATH    the vllm program
       DMR_MAX_RUNNERS     how many models may be loaded at once
+      DMR_MAX_MEMORY      memory all engines together may have (8GiB, 80%, off)
       DMR_KEEP_ALIVE      how long an idle model stays loaded (5m; -1 for ever)
       DMR_ORIGINS         origins of web pages that may call the API
       DMR_RECORD_REQUESTS whether `dmr requests` has something to show (1; 0 beyond loopback)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.naming import DEFAULT_REGISTRY
 from dmr_core.domain.reference import ReferencePolicy
 from dmr_core.domain.settings import Listen, Settings
@@ -57,6 +58,7 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
         max_queue=reader.take("DMR_MAX_QUEUE", _positive, 512),
         queue_timeout=reader.take("DMR_QUEUE_TIMEOUT", _seconds, 300.0),
+        memory=reader.take("DMR_MAX_MEMORY", MemoryBudget.parse, MemoryBudget()),
         max_pulls=reader.take("DMR_MAX_PULLS", _positive, 2),
         keep_alive=keep_alive,
         start_timeout=reader.take("DMR_START_TIMEOUT", _seconds, 600.0),

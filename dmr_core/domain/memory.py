@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import attrs
 
-__all__ = ["Capacity", "Footprint", "Memory", "binary_size"]
+from dmr_core.errors import InvalidConfigurationError
+
+__all__ = ["Capacity", "Footprint", "Memory", "MemoryBudget", "binary_size"]
+
+_AMOUNT: Final = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,6})?) ?(?P<unit>[A-Za-z]*|%)")
+_SCALES: Final = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}b": 1000**power for power, letter in enumerate("kmgt", 1)},
+    **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)},
+    **{letter: 1024**power for power, letter in enumerate("kmgt", 1)},
+}
 
 
 @attrs.frozen
@@ -60,6 +74,36 @@ class Footprint:
     def memory(self) -> Memory:
         """As an amount that can be reserved."""
         return Memory(self.resident, self.device)
+
+
+@attrs.frozen(kw_only=True)
+class MemoryBudget:
+    """What the operator allows: at most ``limit`` bytes, or ``share`` of the machine's memory; or nothing is checked."""
+
+    limit: int | None = None
+    share: float | None = None
+    enforced: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> MemoryBudget:
+        """Read ``8GiB``, ``512MB``, ``80%`` or ``off``.
+
+        Raises:
+            InvalidConfigurationError: it is none of these.
+        """
+        word = text.strip()
+        if word.lower() == "off":
+            return cls(enforced=False)
+        found = _AMOUNT.fullmatch(word)
+        if found is not None and found["unit"] == "%" and 0 < float(found["number"]) <= 100:
+            return cls(share=float(found["number"]) / 100)
+        scale = _SCALES.get(found["unit"].lower()) if found is not None else None
+        if found is None or scale is None or not (limit := int(float(found["number"]) * scale)):
+            raise InvalidConfigurationError(
+                f"{text!r} is no amount of memory: use bytes with a unit, such as 8GiB or 512MB, a share of the machine's "
+                "such as 80%, or 'off'"
+            )
+        return cls(limit=limit)
 
 
 def binary_size(count: int) -> str:

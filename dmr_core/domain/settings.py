@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
 
 __all__ = ["Listen", "Settings"]
@@ -64,6 +65,7 @@ class Settings:
     max_runners: int = 2
     max_queue: int = 512
     queue_timeout: float = 300.0
+    memory: MemoryBudget = attrs.field(factory=MemoryBudget)
     max_pulls: int = 2
     keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
     start_timeout: float = 600.0

@@ -68,6 +68,10 @@ class CatalogService:
                 self._found[text] = model
         return model
 
+    def by_id(self, model_id: Digest) -> Model | None:
+        """The model with this ID, if it is in the store."""
+        return self._store.by_id(model_id)
+
     async def find_fresh(self, text: str) -> Model:
         """As :meth:`find`, but looks at the disk before it says that there is no such model."""
         try:

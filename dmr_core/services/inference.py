@@ -9,10 +9,12 @@ import attrs
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import Memory
 from dmr_core.domain.model import Model
 from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.memory import MemoryService
 from dmr_core.services.scheduling.lease import Lease, RunnerView
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.scheduling.state import Launch, Phase
@@ -53,6 +55,7 @@ class InferenceService:
     backends: BackendService
     scheduler: Scheduler
     keep_alive: KeepAlive
+    memory: MemoryService | None = None
     _configs: dict[tuple[str, Digest, EngineMode], EngineConfig] = attrs.field(factory=dict)
     _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
 
@@ -99,9 +102,20 @@ class InferenceService:
     async def _load(self, plan: Plan) -> Lease:
         await self.backends.ready(plan.key.backend)
         config = self._config(plan.key.backend, plan.key.model_id, plan.key.mode)
-        return await self.scheduler.lease(
-            plan.key, Launch(alias=plan.alias, config=config, keep_alive=config.keep_alive or self.keep_alive)
+        launch = Launch(
+            alias=plan.alias,
+            config=config,
+            keep_alive=config.keep_alive or self.keep_alive,
+            needs=self._needs(plan.key, config),
         )
+        return await self.scheduler.lease(plan.key, launch)
+
+    def _needs(self, key: RunnerKey, config: EngineConfig) -> Memory:
+        model = self.catalog.by_id(key.model_id)
+        if self.memory is None or model is None:
+            return Memory()
+        draft = self.catalog.by_id(key.draft_id) if key.draft_id is not None else None
+        return self.memory.needs(self.backends.get(key.backend).engine, key, model, config, draft)
 
     def unload(self, *, models: tuple[str, ...] = (), backend: str = "", everything: bool = False) -> tuple[int, ...]:
         """Let runners go: all of them, those of a backend, or those of some models. The IDs of those that will go."""

@@ -68,14 +68,16 @@ async def _run(service: Service, seconds: int, seed: int) -> verdict.Run:
         await client.ask("POST", "/engines/unload", {"all": True})
         before = await idle(service.pid, client, limit=_SETTLE)
         ledger.outcomes.clear()
+        trouble.deeds.clear()
         began = time.monotonic()
         until = began + seconds
         actors = [traffic.visit(f"{seed}/client {number}", until) for number in range(_CLIENTS)]
         actors += [
             trouble.manage(f"{seed}/manager", until),
             trouble.harm(f"{seed}/harm", until),
-            trouble.crowd(f"{seed}/crowd", until),
-            trouble.relent(until),
+            trouble.crowds(f"{seed}/crowds", until),
+            trouble.besiege(f"{seed}/siege", until),
+            trouble.mend(until),
         ]
         sampling = asyncio.ensure_future(sampler.run(began, until))
         async with asyncio.TaskGroup() as group:
@@ -115,7 +117,7 @@ async def _rehearse(traffic: Traffic, trouble: Trouble, seed: int) -> None:
     for target in TARGETS:
         for action in ("chat", "stream", "leave a stream", "leave a chat", "embed"):
             await traffic.act(random, target, action=action)
-    await trouble.rehearse()
+    await trouble.rehearse(random)
 
 
 async def _counters(client: Client) -> dict[str, float]:

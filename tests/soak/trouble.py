@@ -32,6 +32,8 @@ _QUICK: Final = 30.0
 _FREEZE: Final = (0.3, 2.5)
 _KEEP_ALIVES: Final = ("1s", "3s", "10s", "1m", "-1")
 _CROWD: Final = 3 * QUEUE
+_MOST_ASKED: Final = 20
+_SIEGE: Final = 60.0
 
 
 @attrs.define
@@ -83,44 +85,89 @@ class Trouble:
             victim = there[math.floor(luck * len(there))]
             if freeze:
                 await self._freeze(victim, pause)
-            elif _signal(victim, signal.SIGKILL):
-                self.ledger.did("kill", victim.backend, victim.model, time.monotonic())
-                self.deeds["engines killed"] += 1
+            else:
+                self._kill(victim)
 
-    async def crowd(self, seed: str, until: float) -> None:
+    async def besiege(self, seed: str, until: float) -> None:
+        """Now and then, kill one model's engine as often as it comes up, until the service tries no more."""
+        random = Random(seed)
+        while True:
+            await asyncio.sleep(random.uniform(15.0, 90.0))
+            if time.monotonic() > until - _SIEGE:
+                return
+            target = random.choice([target for target in TARGETS if not target.failing])
+            self.deeds["sieges"] += 1
+            async with asyncio.TaskGroup() as group:
+                killing = group.create_task(self._kill_whenever(target))
+                for _ in range(_MOST_ASKED):
+                    await self.traffic.act(random, target, action="chat")
+                    if target in self.traffic.given_up:
+                        break
+                killing.cancel()
+            await self.relent()
+            await self.traffic.act(random, target, action="chat")
+
+    async def _kill_whenever(self, target: Target) -> None:
+        """Kill every engine of a target, once each."""
+        killed = set()
+        while True:
+            await asyncio.sleep(0.05)
+            for engine in proc.engines(self.pid):
+                of_target = (engine.backend, engine.model) == (target.backend, target.model)
+                if of_target and engine.start not in killed and self._kill(engine):
+                    killed.add(engine.start)
+
+    def _kill(self, engine: proc.EngineChild) -> bool:
+        # Written down first: whoever it answers must not learn of it before the ledger does.
+        if not proc.alive(engine.pid, engine.start):
+            return False
+        self.ledger.did("kill", engine.backend, engine.model, time.monotonic())
+        self.deeds["engines killed"] += 1
+        return _signal(engine, signal.SIGKILL)
+
+    async def crowds(self, seed: str, until: float) -> None:
         """Now and then, ask for more at once than may wait."""
         random = Random(seed)
         while time.monotonic() < until - 10.0:
             await asyncio.sleep(random.uniform(8.0, 30.0))
-            deed = self.ledger.did("burst", "", "", time.monotonic(), math.inf)
-            self.deeds["crowds"] += 1
-            asked = [
-                self.traffic.act(random, random.choice(TARGETS), action=random.choice(("chat", "stream")))
-                for _ in range(_CROWD)
-            ]
-            try:
-                await asyncio.gather(*asked)
-            finally:
-                deed.ended = time.monotonic()
+            await self._crowd(random)
 
-    async def rehearse(self) -> None:
-        """One of every management call."""
+    async def _crowd(self, random: Random) -> None:
+        deed = self.ledger.did("burst", "", "", time.monotonic(), math.inf)
+        self.deeds["crowds"] += 1
+        asked = [
+            self.traffic.act(random, random.choice(TARGETS), action=random.choice(("chat", "stream")))
+            for _ in range(_CROWD)
+        ]
+        try:
+            await asyncio.gather(*asked)
+        finally:
+            deed.ended = time.monotonic()
+
+    async def rehearse(self, random: Random) -> None:
+        """One of every management call, and some crowds."""
         for route in self.routes:
             await self._look(route)
         target = TARGETS[0]
         await self._keep(target, "10s")
         await self._preload(target)
         await self.unload(target)
+        for _ in range(3):
+            await self._crowd(random)
 
-    async def relent(self, until: float) -> None:
-        """Do what the error of a model that is no longer started says: unload it, so that it is tried again."""
+    async def mend(self, until: float) -> None:
+        """Let every model that was given up be tried again, soon after."""
         while time.monotonic() < until:
             await asyncio.sleep(5.0)
-            for target in TARGETS:
-                if target in self.traffic.given_up:
-                    self.traffic.given_up.discard(target)
-                    self.deeds["given up, and asked to try again"] += 1
-                    await self.unload(target)
+            await self.relent()
+
+    async def relent(self) -> None:
+        """Do what the error of a model that is no longer started says: unload it."""
+        for target in TARGETS:
+            if target in self.traffic.given_up:
+                self.deeds["given up, and asked to try again"] += 1
+                await self.unload(target)
+                self.traffic.given_up.discard(target)
 
     async def unload(self, target: Target) -> None:
         """Unload one model from one engine."""

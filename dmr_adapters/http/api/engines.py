@@ -79,6 +79,7 @@ class EnginesApi:
 
     async def ps(self, _request: Request) -> Response:
         """``GET /engines/ps``."""
+        await self._services.scheduler.measure()
         clock, default = self._services.clock, self._services.settings.keep_alive
         now, wall = clock.monotonic(), clock.time()
         return json_response([runner_json(view, now, wall, default) for view in self._services.scheduler.runners()])

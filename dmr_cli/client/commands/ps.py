@@ -14,7 +14,7 @@ from dmr_cli.client.names import display, short_id
 
 __all__ = ["ps", "until"]
 
-_HEADINGS: Final = ("MODEL NAME", "BACKEND", "MODE", "UNTIL")
+_HEADINGS: Final = ("MODEL NAME", "BACKEND", "MODE", "MEMORY", "UNTIL")
 _DEFAULT_KEEP_ALIVE: Final = 300.0
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -39,8 +39,10 @@ def ps(invocation: Invocation, *, as_json: bool) -> None:
     render.echo_table(_HEADINGS, rows)
 
 
-def _row(entry: dict[str, Any], now: float) -> tuple[str, str, str, str]:
-    return _name(entry), str(entry.get("backend_name") or ""), str(entry.get("mode") or ""), until(entry, now)
+def _row(entry: dict[str, Any], now: float) -> tuple[str, ...]:
+    memory = entry.get("memory")
+    size = render.size(memory) if isinstance(memory, int) else ""
+    return _name(entry), str(entry.get("backend_name") or ""), str(entry.get("mode") or ""), size, until(entry, now)
 
 
 def _name(entry: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from dmr_cli.server import settings as module
 from dmr_cli.server.settings import read_settings
 from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
 from dmr_core.domain.settings import Listen, Settings
 from dmr_core.errors import InvalidConfigurationError
@@ -64,6 +65,8 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_RECORD_REQUESTS", "1", {}),
     ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
     ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
+    ("DMR_MAX_MEMORY", "1.5GiB", {"memory": MemoryBudget(limit=3 << 29)}),
+    ("DMR_MAX_MEMORY", "off", {"memory": MemoryBudget(enforced=False)}),
     ("DMR_MAX_QUEUE", "9", {"max_queue": 9}),
     ("DMR_QUEUE_TIMEOUT", "1.5", {"queue_timeout": 1.5}),
     ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),

@@ -18,8 +18,8 @@ from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine, LaunchRequest, RunningEngine
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.registry import Credentials
-from dmr_core.services.installing import installer as module
 from dmr_core.services.backends import Backend, BackendService
+from dmr_core.services.installing import installer as module
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of
 from dmr_core.testing.fakes.process import FakeProcessSupervisor
 

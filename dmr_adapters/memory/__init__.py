@@ -1,0 +1,1 @@
+"""Memory: what the machine has, and what models were seen to need."""
