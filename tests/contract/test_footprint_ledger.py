@@ -27,7 +27,7 @@ class TestFile(FootprintLedgerContract):
         path = tmp_path / "footprints.json"
         await FileFootprintLedger(path).record("a", Memory(100, 7))
         assert FileFootprintLedger(path).get("a") == Memory(100, 7)
-        assert [path] == list(tmp_path.iterdir())
+        assert [path] == list(tmp_path.iterdir())  # noqa: ASYNC240 - a directory of one file
 
     @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": [1]}', '{"a": [-1, 0]}', '{"a": [true, 0]}', "\x00"])
     async def test_a_file_that_cannot_be_read_is_learnt_anew(

@@ -19,8 +19,10 @@ error: failed to load model 'model.gguf': the lines above say why"""
     ("printed", "code", "cause"),
     [
         (
-            "0.00.003.580 E llama_model_load: error loading model: tensor 'blk.1.ffn_down.weight' data is not within "
-            "the file bounds, model is corrupted or incomplete",
+            (
+                "0.00.003.580 E llama_model_load: error loading model: tensor 'blk.1.ffn_down.weight' data is not within "
+                "the file bounds, model is corrupted or incomplete"
+            ),
             "model_corrupt",
             "its file is cut off or damaged (tensor 'blk.1.ffn_down.weight' lies beyond its end)",
         ),
@@ -39,20 +41,26 @@ error: failed to load model 'model.gguf': the lines above say why"""
             "this llama.cpp does not know its architecture 'zzzzz'",
         ),
         (
-            "E gguf_init_from_reader: this GGUF file is version 9 but this software only supports up to version 3\n"
-            "E gguf_init_from_reader: failed to read header",
+            (
+                "E gguf_init_from_reader: this GGUF file is version 9 but this software only supports up to version 3\n"
+                "E gguf_init_from_reader: failed to read header"
+            ),
             "engine_version",
             "its file is GGUF version 9, and this llama.cpp reads up to version 3",
         ),
         (
-            "gguf_init_from_reader: GGUFv1 is no longer supported, please use a more up-to-date version\n"
-            "E gguf_init_from_reader: failed to read header",
+            (
+                "gguf_init_from_reader: GGUFv1 is no longer supported, please use a more up-to-date version\n"
+                "E gguf_init_from_reader: failed to read header"
+            ),
             "engine_version",
             "its file is GGUFv1, too old",
         ),
         (
-            "E gguf_init_from_reader: tensor 'token_embd.weight' has invalid ggml type 99. should be in [0, 43)\n"
-            "E gguf_init_from_reader: failed to read tensor info",
+            (
+                "E gguf_init_from_reader: tensor 'token_embd.weight' has invalid ggml type 99. should be in [0, 43)\n"
+                "E gguf_init_from_reader: failed to read tensor info"
+            ),
             "engine_version",
             "the quantisation (type 99) of its tensor 'token_embd.weight'",
         ),
@@ -77,8 +85,10 @@ error: failed to load model 'model.gguf': the lines above say why"""
             "not enough memory to load the model",
         ),
         (
-            "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4437.80 MiB on device 0: cudaMalloc failed: "
-            "out of memory",
+            (
+                "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4437.80 MiB on device 0: cudaMalloc failed: "
+                "out of memory"
+            ),
             "engine_out_of_memory",
             "not enough GPU memory to load the model (CUDA)",
         ),

@@ -17,14 +17,18 @@ from dmr_core.errors import EngineExitedError
             "not enough GPU memory to load the model (CUDA)",
         ),
         (
-            "ValueError: Free memory on device cuda:0 (1.5/79.1 GiB) on startup is less than desired GPU memory "
-            "utilization (0.9, 71.2 GiB).",
+            (
+                "ValueError: Free memory on device cuda:0 (1.5/79.1 GiB) on startup is less than desired GPU memory "
+                "utilization (0.9, 71.2 GiB)."
+            ),
             "engine_out_of_memory",
             "less is free than vLLM was told to use",
         ),
         (
-            "ValueError: To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is "
-            "needed, which is larger than the available KV cache memory (3.10 GiB).",
+            (
+                "ValueError: To serve at least one request with the models's max seq len (131072), (16.00 GiB KV cache is "
+                "needed, which is larger than the available KV cache memory (3.10 GiB)."
+            ),
             "engine_out_of_memory",
             "its KV cache does not fit",
         ),
@@ -47,8 +51,10 @@ from dmr_core.errors import EngineExitedError
             "does not know the model's architecture ['FooForCausalLM']",
         ),
         (
-            "ValueError: The checkpoint you are trying to load has model type `foo9` but Transformers does not "
-            "recognize this architecture.",
+            (
+                "ValueError: The checkpoint you are trying to load has model type `foo9` but Transformers does not "
+                "recognize this architecture."
+            ),
             "engine_version",
             "architecture 'foo9'",
         ),
