@@ -12,11 +12,15 @@ import attrs
 
 from dmr_backends_llamacpp.arguments import base_arguments, check_config, server_arguments
 from dmr_backends_llamacpp.diagnosis import explain
+from dmr_backends_llamacpp.memory import estimate
+from dmr_backends_llamacpp.memory import estimate
 from dmr_backends_llamacpp.runtime import Runtime, find_runtime
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
+from dmr_core.domain.gpu import CPU
+from dmr_core.domain.memory import Memory
 from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
-from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, RunningEngine
+from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, MemoryRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 
@@ -70,9 +74,21 @@ class LlamaCppEngine(Engine):
         process = await self.context.processes.start(ProcessSpec(name="llama.cpp", argv=command))
         return EngineProcess("llama.cpp", process, Endpoint(socket=socket), command)
 
+    def estimate(self, request: MemoryRequest) -> Memory:
+        """See :class:`Engine`."""
+        return estimate(request, self.base, on_device=self.context.variant != CPU)
+
+    def estimate(self, request: MemoryRequest) -> Memory | None:
+        """See :class:`Engine`."""
+        return estimate(request, self.base, device=self._uses_device())
+
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
         return explain(failure)
+
+    def _uses_device(self) -> bool:
+        """Whether there is an accelerator, and a server that was built for one: the bundled one is not."""
+        return self.context.variant != "cpu" and not _bundled(self.context.environment)
 
     async def _version(self, runtime: Runtime) -> str:
         """The commit a server says it was built from; asked once per program."""

@@ -87,6 +87,8 @@ class HttpApp:
             Route("/engines/_configure", engines.configured),
             Route("/engines/_configure", engines.configure, methods=["POST"]),
             Route("/engines/{backend}/_configure", engines.configure, methods=["POST"]),
+            Route("/engines/_configure", engines.reset, methods=["DELETE"]),
+            Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
             Route("/dmr/v1/why", WhyApi(self._services).why),
             Route("/logs", LogsApi(self._services).logs),

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+import attrs
 import msgspec
 import orjson
 from starlette.responses import Response
 
 from dmr_core.domain.encoding import config_document
-from dmr_core.domain.engine import EngineConfig, EngineMode, Speculative
+from dmr_core.domain.engine import EngineMode
+from dmr_core.domain.engine_document import engine_document
+from dmr_core.domain.flags import split
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.model import Model
@@ -39,6 +42,7 @@ __all__ = [
     "plugins_json",
     "progress_line",
     "runner_json",
+    "unloaded_json",
 ]
 
 _T = TypeVar("_T")
@@ -80,79 +84,54 @@ _MODE_FLAGS: Final = (
 )
 
 
-class _SpeculativeBody(msgspec.Struct):
-    draft_model: str = ""
-    num_tokens: int | None = None
-    min_acceptance_rate: float | None = None
+@attrs.frozen(kw_only=True)
+class ConfigureBody:
+    """``POST /engines/_configure``: what is to be configured, and ``change``, a merge patch of its settings."""
 
+    model: str
+    mode: EngineMode
+    change: dict[str, Any]
 
-class ConfigureBody(
-    msgspec.Struct,
-    rename={
-        "context_size": "context-size",
-        "runtime_flags": "runtime-flags",
-        "raw_runtime_flags": "raw-runtime-flags",
-    },
-):
-    """``POST /engines/_configure``. Mixed hyphens and underscores are the wire's own."""
-
-    model: str | None = None
-    mode: str | None = None
-    context_size: int | None = None
-    runtime_flags: list[str] | None = None
-    raw_runtime_flags: str | None = None
-    speculative: _SpeculativeBody | None = None
-    keep_alive: str | None = None
-    vllm: dict[str, Any] | None = None
-    llamacpp: dict[str, Any] | None = None
-
-    def engine_mode(self, flags: tuple[str, ...]) -> EngineMode:
-        """The mode asked for, or the one the flags imply.
+    @classmethod
+    def read(cls, body: bytes) -> ConfigureBody:
+        """Read a request body. Mixed hyphens and underscores are the wire's own.
 
         Raises:
-            InvalidConfigurationError: there is no such mode, or a flag asks for another.
+            InvalidRequestError: it is no JSON object, names no model, or a field has the wrong type.
         """
-        implied: EngineMode | None = None
-        for names, mode in _MODE_FLAGS:
-            implied = mode if names & set(flags) else implied
-        if not self.mode:
-            return implied or EngineMode.COMPLETION
-        asked = EngineMode.parse(self.mode)
-        # Reranking needs embeddings, and says so with the same flag.
-        if implied not in {None, asked} and (implied, asked) != (EngineMode.EMBEDDING, EngineMode.RERANKING):
-            raise InvalidConfigurationError(
-                f"mode {asked.value!r} contradicts the runtime flags, which ask for {implied!s}: leave one of them out",
-                param="mode",
-            )
-        return asked
+        document: dict[str, Any] = decode(body, dict[str, Any])
+        model, mode = document.pop("model", None), document.pop("mode", None)
+        raw = document.pop("raw-runtime-flags", None)
+        if not isinstance(model, str) or not model:
+            raise InvalidRequestError("model is required", param="model")
+        if not isinstance(mode, str | None) or not isinstance(raw, str | None):
+            raise InvalidRequestError("invalid request body: mode and raw-runtime-flags are strings")
+        if raw and not document.get("runtime-flags"):
+            document["runtime-flags"] = list(split(raw))
+        flags = document.get("runtime-flags")
+        return cls(model=model, mode=_mode(mode, flags if isinstance(flags, list) else []), change=document)
 
-    def engine_config(self, flags: tuple[str, ...]) -> EngineConfig:
-        """The settings asked for.
 
-        Raises:
-            InvalidConfigurationError: names the field.
-        """
-        size = self.context_size
-        if size is not None and not (size == -1 or 0 < size < 2**31):
-            raise InvalidConfigurationError(
-                f"context-size {size} is out of range: use 1 to {2**31 - 1}, or -1 for the model's own",
-                param="context-size",
-            )
-        sections = {"vllm": self.vllm, "llamacpp": self.llamacpp}
-        speculative = self.speculative
-        return EngineConfig(
-            context_size=size,
-            runtime_flags=flags,
-            speculative=Speculative(
-                draft_model=speculative.draft_model,
-                num_tokens=speculative.num_tokens,
-                min_acceptance_rate=speculative.min_acceptance_rate,
-            )
-            if speculative and speculative.draft_model
-            else None,
-            keep_alive=KeepAlive.parse(self.keep_alive) if self.keep_alive else None,
-            sections={name: section for name, section in sections.items() if section},
+def _mode(said: str | None, flags: list[Any]) -> EngineMode:
+    """The mode asked for, or the one the flags imply.
+
+    Raises:
+        InvalidConfigurationError: there is no such mode, or a flag asks for another.
+    """
+    words = {flag for flag in flags if isinstance(flag, str)}
+    implied: EngineMode | None = None
+    for names, mode in _MODE_FLAGS:
+        implied = mode if names & words else implied
+    if not said:
+        return implied or EngineMode.COMPLETION
+    asked = EngineMode.parse(said)
+    # Reranking needs embeddings, and says so with the same flag.
+    if implied not in {None, asked} and (implied, asked) != (EngineMode.EMBEDDING, EngineMode.RERANKING):
+        raise InvalidConfigurationError(
+            f"mode {asked.value!r} contradicts the runtime flags, which ask for {implied!s}: leave one of them out",
+            param="mode",
         )
+    return asked
 
 
 def decode(body: bytes, kind: type[_T]) -> _T:
@@ -225,34 +204,24 @@ def runner_json(view: RunnerView, now: float, wall: float, default: KeepAlive) -
     return document
 
 
+def unloaded_json(view: RunnerView) -> dict[str, Any]:
+    """A runner that was told to go; ``stopped`` is whether it is gone already, or ends with its last answer."""
+    return {
+        "backend": view.key.backend,
+        "model": view.alias,
+        "mode": view.key.mode.value,
+        "stopped": not view.leases,
+    }
+
+
 def configured_json(entry: ConfiguredModel) -> dict[str, Any]:
     """A stored configuration; the capital letters are the wire's own."""
-    config = entry.config
-    document: dict[str, Any] = {}
-    if config.context_size is not None:
-        document["context-size"] = config.context_size
-    if config.runtime_flags:
-        document["runtime-flags"] = list(config.runtime_flags)
-    if config.speculative:
-        speculative = config.speculative
-        document["speculative"] = {
-            key: value
-            for key, value in (
-                ("draft_model", speculative.draft_model),
-                ("num_tokens", speculative.num_tokens),
-                ("min_acceptance_rate", speculative.min_acceptance_rate),
-            )
-            if value is not None
-        }
-    if config.keep_alive is not None:
-        document["keep_alive"] = str(config.keep_alive)
-    document.update({name: dict(section) for name, section in config.sections.items()})
     return {
         "Backend": entry.backend,
         "Model": entry.model.tags[0] if entry.model.tags else "",
         "ModelID": str(entry.model.id),
         "Mode": entry.mode.value,
-        "Config": document,
+        "Config": engine_document(entry.config),
     }
 
 

@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Memory]:
         }
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         _log.warning("footprints in %s cannot be read, and are learnt anew: %s", path, exc)
         return {}
 

@@ -14,7 +14,7 @@ import attrs
 
 __all__ = ["HostMemory", "read_host_memory"]
 
-_MEMINFO: Final = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_MEMINFO: Final = re.compile(r"^(\w+):\s+(\d{1,18}) kB$", re.MULTILINE)
 _NO_LIMIT_V1: Final = 1 << 60
 """Version 1 says "no limit" with a number near 2**63 that depends on the page size."""
 
@@ -93,14 +93,17 @@ def _reclaimable(group: Path, names: tuple[str, ...]) -> int:
     total = 0
     for line in _text(group / "memory.stat").splitlines():
         name, _, value = line.partition(" ")
-        if name in names and value.isdigit():
-            total += int(value)
+        if name in names:
+            total += _amount(value) or 0
     return total
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None  # "max" is no limit
+    return _amount(_text(path).strip())  # "max" is no limit
+
+
+def _amount(text: str) -> int | None:
+    return int(text) if text.isdigit() and len(text) < 20 else None
 
 
 def _text(path: Path) -> str:

@@ -32,10 +32,10 @@ class MachineMemoryProbe(MemoryProbe):
 
     async def read(self) -> MachineMemory | None:
         """See :class:`MemoryProbe`."""
-        host = await asyncio.to_thread(read_host_memory, self._root)
+        # Together: between the two, an engine could take what is available, and it would be counted for both.
+        host, engines = await asyncio.gather(asyncio.to_thread(read_host_memory, self._root), self._engines())
         if host is None:
             return None
-        engines = await self._engines()
         device_total, device_free = self._devices()
         return MachineMemory(
             total=host.total,

@@ -15,7 +15,7 @@ from dmr_core.domain.memory import Footprint
 
 __all__ = ["footprint_of"]
 
-_KIB: Final = re.compile(rb"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_KIB: Final = re.compile(rb"^(\w+):\s+(\d{1,18}) kB$", re.MULTILINE)
 
 
 def footprint_of(pids: Iterable[int], proc: Path = Path("/proc")) -> Footprint | None:

@@ -17,6 +17,7 @@ import attrs
 
 from dmr_adapters import __version__
 from dmr_adapters.clock import SystemClock
+from dmr_adapters.config_store.file import FileConfigStore
 from dmr_adapters.http.app import HttpApp
 from dmr_adapters.http.server import bind, serve
 from dmr_adapters.http.services import Services
@@ -41,6 +42,7 @@ from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.clock import Clock
+from dmr_core.ports.config_store import ConfigStore
 from dmr_core.ports.memory import FootprintLedger, MemoryProbe
 from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_store import ModelStore
@@ -50,6 +52,7 @@ from dmr_core.ports.registry import Credentials, Registry, RegistrySession
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.configuration import ConfigurationService
 from dmr_core.services.diagnosing import DiagnosingService
 from dmr_core.services.health import Check, HealthService, backend_check
 from dmr_core.services.inference import InferenceService
@@ -85,6 +88,7 @@ class Overrides:
     metrics: Metrics | None = None
     memory: MemoryProbe | None = None
     footprints: FootprintLedger | None = None
+    configs: ConfigStore | None = None
     entry_points: Iterable[EntryPoint] | None = None
     backends: tuple[BackendSpec, ...] = ()
 
@@ -155,7 +159,11 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         if memory is not None:
             await scheduler.measure()
         catalog = CatalogService(store, settings.references)
-        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory)
+        configs = use.configs or (
+            FileConfigStore(settings.models_path / ".dmr" / "config.json") if not use.store else None
+        )
+        configuration = await ConfigurationService.open(configs) if configs else ConfigurationService()
+        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory, configuration)
         catalog.protect(inference.in_use)
         backends.protect(inference.release_backend)
         demo = DemoModelSource(store, packaging, settings.references.default_registry)

@@ -50,7 +50,7 @@ class Speculative:
 class EngineConfig:
     """Settings of one model under one mode; everything unset is the engine's own choice.
 
-    ``sections`` holds what only one backend understands, by the backend's JSON name (``vllm``,
+    ``concurrency`` is how many requests one runner answers at once. ``sections`` holds what only one backend understands, by the backend's JSON name (``vllm``,
     ``llamacpp``); that backend's plugin checks and renders it.
     """
 
@@ -58,11 +58,13 @@ class EngineConfig:
     runtime_flags: tuple[str, ...] = ()
     speculative: Speculative | None = None
     keep_alive: KeepAlive | None = None
+    concurrency: int | None = None
     sections: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     def launches_like(self, other: EngineConfig) -> bool:
         """Whether an engine started with ``other`` need not be restarted to have these settings."""
-        return attrs.evolve(self, keep_alive=None) == attrs.evolve(other, keep_alive=None)
+        mine = attrs.evolve(self, keep_alive=None, concurrency=None)
+        return mine == attrs.evolve(other, keep_alive=None, concurrency=None)
 
 
 @attrs.frozen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -12,8 +14,10 @@ from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import Memory
 from dmr_core.domain.model import Model
 from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
+from dmr_core.ports.config_store import ConfigKey
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.configuration import ConfigurationService
 from dmr_core.services.memory import MemoryService
 from dmr_core.services.scheduling.lease import Lease, RunnerView
 from dmr_core.services.scheduling.scheduler import Scheduler
@@ -22,7 +26,6 @@ from dmr_core.services.scheduling.state import Launch, Phase
 __all__ = ["ConfiguredModel", "InferenceService", "Plan"]
 
 _MAX_PLANS: Final = 4096
-_FALLBACK_MODES: Final = (EngineMode.RERANKING, EngineMode.IMAGE_GENERATION)
 
 
 @attrs.frozen
@@ -56,7 +59,7 @@ class InferenceService:
     scheduler: Scheduler
     keep_alive: KeepAlive
     memory: MemoryService | None = None
-    _configs: dict[tuple[str, Digest, EngineMode], EngineConfig] = attrs.field(factory=dict)
+    configuration: ConfigurationService = attrs.field(factory=ConfigurationService)
     _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -75,9 +78,9 @@ class InferenceService:
         cached = self._plans.get((name, mode, backend, lenient))
         if cached is not None and cached[0] is model:
             return cached[1]
-        stored = None if backend else self._any_config(model.id, mode)
+        stored = None if backend else self.configuration.any_of(model.id, mode)
         chosen = self.backends.choose(model, mode, backend, lenient=lenient, config=stored)
-        config = self._config(chosen.name, model.id, mode)
+        config = self.configuration.effective((chosen.name, model.id, mode))
         draft = self.catalog.find(config.speculative.draft_model).id if config.speculative else None
         plan = Plan(RunnerKey(chosen.name, model.id, mode, draft), name, chosen.reason)
         if len(self._plans) >= _MAX_PLANS:
@@ -85,30 +88,32 @@ class InferenceService:
         self._plans[name, mode, backend, lenient] = (model, plan)
         return plan
 
-    async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None) -> Lease:
+    async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None, patient: bool = False) -> Lease:
         """A lease on the runner of ``plan``, loading it, and installing its engine, if need be.
 
-        ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about a runner that is there.
+        ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about one that is there.
+        ``patient`` waits for as long as it takes, instead of as long as a request may.
 
         Raises as :meth:`Scheduler.lease` and :meth:`BackendService.ready`.
         """
-        lease = self.scheduler.try_lease(plan.key) or await self._load(plan)
+        lease = self.scheduler.try_lease(plan.key) or await self._load(plan, keep_alive, math.inf if patient else None)
         if keep_alive is not None:
             for view in self.scheduler.runners():
-                if view.key == plan.key:
+                if view.key == plan.key and view.keep_alive != keep_alive:
                     self.scheduler.retune(view.id, keep_alive)
         return lease
 
-    async def _load(self, plan: Plan) -> Lease:
+    async def _load(self, plan: Plan, keep_alive: KeepAlive | None, wait: float | None) -> Lease:
         await self.backends.ready(plan.key.backend)
-        config = self._config(plan.key.backend, plan.key.model_id, plan.key.mode)
+        config = self.configuration.effective(_config_key(plan.key))
         launch = Launch(
             alias=plan.alias,
             config=config,
-            keep_alive=config.keep_alive or self.keep_alive,
+            keep_alive=keep_alive or config.keep_alive or self.keep_alive,
             needs=self._needs(plan.key, config),
+            concurrency=config.concurrency,
         )
-        return await self.scheduler.lease(plan.key, launch)
+        return await self.scheduler.lease(plan.key, launch, wait=wait)
 
     def _needs(self, key: RunnerKey, config: EngineConfig) -> Memory:
         model = self.catalog.by_id(key.model_id)
@@ -117,18 +122,25 @@ class InferenceService:
         draft = self.catalog.by_id(key.draft_id) if key.draft_id is not None else None
         return self.memory.needs(self.backends.get(key.backend).engine, key, model, config, draft)
 
-    def unload(self, *, models: tuple[str, ...] = (), backend: str = "", everything: bool = False) -> tuple[int, ...]:
-        """Let runners go: all of them, those of a backend, or those of some models. The IDs of those that will go."""
+    def unload(
+        self, *, models: tuple[str, ...] = (), backend: str = "", everything: bool = False
+    ) -> tuple[RunnerView, ...]:
+        """Let runners go: all of them, those of a backend, or those of some models. Those that will go.
+
+        Models that failed repeatedly may be tried again after this.
+        """
         ids = set()
         for name in models:
             ids |= self._ids_named(name)
+        for model_id in {key.model_id for key in self.scheduler.setbacks} if everything else ids:
+            self.scheduler.forgive(model_id)
         chosen = [
-            view.id
+            view
             for view in self.scheduler.runners()
             if (everything or view.key.model_id in ids or (backend and not models))
             and (not backend or view.key.backend == backend)
         ]
-        self.scheduler.unload(chosen)
+        self.scheduler.unload([view.id for view in chosen])
         return tuple(chosen)
 
     def in_use(self, model_id: Digest) -> bool:
@@ -161,32 +173,74 @@ class InferenceService:
         self.scheduler.unload(chosen, "uninstalled")
         await self.scheduler.settled(chosen)
 
-    def configure(self, name: str, mode: EngineMode, backend: str | None, config: EngineConfig) -> Plan:
-        """Store settings for a model; an idle runner that has others is unloaded.
+    async def configure(self, name: str, mode: EngineMode, backend: str | None, change: Mapping[str, Any]) -> Plan:
+        """Change the settings of a model (a merge patch); what can be changed without a restart is changed at once.
+
+        An idle runner that would have to be restarted is unloaded. Settings outlive the service.
 
         Raises:
             ModelNotFoundError, BackendNotFoundError, UnsupportedFormatError: as for :meth:`plan`.
             InvalidConfigurationError: the engine refuses a setting; nothing was changed.
             RunnerActiveError: a runner that would have to be restarted is loading or busy.
+            StoreUnwritableError, StorageFullError: the settings could not be kept; nothing was changed.
         """
         model = self.catalog.find(name)
-        chosen = self.backends.choose(model, mode, backend, config=config)
+        wanted = self.configuration.any_of(model.id, mode)
+        chosen = self.backends.choose(model, mode, backend, config=wanted)
+        key = (chosen.name, model.id, mode)
+        config = self.configuration.changed(key, change)
+        if backend is None:
+            chosen = self.backends.choose(model, mode, None, config=config)
+            key = (chosen.name, model.id, mode)
+            config = self.configuration.changed(key, change)
         chosen.engine.check(config)
         if config.speculative:
             self.catalog.find(config.speculative.draft_model)
-        affected = [view for view in self.scheduler.runners() if self._is_of(view, chosen.name, model.id, mode)]
-        before = self._config(chosen.name, model.id, mode)
+        await self._apply(key, config)
+        self.scheduler.forgive(model.id)
+        return self.plan(name, mode, backend)
+
+    async def reset(self, name: str, mode: EngineMode | None = None, backend: str | None = None) -> int:
+        """Forget settings of a model, those of one mode or one backend if named; how many there were.
+
+        Raises:
+            ModelNotFoundError: ``name`` names nothing.
+            RunnerActiveError: a runner that would have to be restarted is loading or busy.
+        """
+        model = self.catalog.find(name)
+        keys = [
+            key
+            for key, _ in self.configuration.entries()
+            if key[1] == model.id and mode in (None, key[2]) and backend in (None, key[0])
+        ]
+        for key in keys:
+            await self._apply(key, EngineConfig())
+        await self.configuration.forget(tuple(keys))
+        self._plans.clear()
+        return len(keys)
+
+    async def forget(self, model_id: Digest) -> None:
+        """Settings of a model that was removed."""
+        await self.configuration.forget(tuple(key for key, _ in self.configuration.entries() if key[1] == model_id))
+
+    async def _apply(self, key: ConfigKey, config: EngineConfig) -> None:
+        before = self.configuration.effective(key)
         restart = not config.launches_like(before)
+        affected = self._affected(key)
         if restart and any(view.leases or view.phase is not Phase.READY for view in affected):
             raise RunnerActiveError("runner already active")
-        self._configs[chosen.name, model.id, mode] = config
+        await self.configuration.put(key, config)
         self._plans.clear()
+        # Once more: a runner may have been started, or taken into use, while the settings were written.
+        affected = self._affected(key)
         if restart:
             self.scheduler.unload([view.id for view in affected], "reconfigured")
-        else:
-            for view in affected:
-                self.scheduler.retune(view.id, config.keep_alive or self.keep_alive)
-        return self.plan(name, mode, backend)
+            return
+        for view in affected:
+            self.scheduler.retune(view.id, config.keep_alive or self.keep_alive, concurrency=config.concurrency or 0)
+
+    def _affected(self, key: ConfigKey) -> list[RunnerView]:
+        return [view for view in self.scheduler.runners() if _config_key(view.key) == key]
 
     def configured(self, name: str | None = None) -> tuple[ConfiguredModel, ...]:
         """Settings stored for models that exist; those of one model if it is named."""
@@ -194,19 +248,9 @@ class InferenceService:
         known = {model.id: model for model in self.catalog.list()}
         return tuple(
             ConfiguredModel(backend=backend, model=known[model_id], mode=mode, config=config)
-            for (backend, model_id, mode), config in self._configs.items()
+            for (backend, model_id, mode), config in self.configuration.entries()
             if model_id in known and (ids is None or model_id in ids)
         )
-
-    def _config(self, backend: str, model_id: Digest, mode: EngineMode) -> EngineConfig:
-        config = self._configs.get((backend, model_id, mode))
-        if config is None and mode in _FALLBACK_MODES:
-            config = self._configs.get((backend, model_id, EngineMode.COMPLETION))
-        return config or EngineConfig()
-
-    def _any_config(self, model_id: Digest, mode: EngineMode) -> EngineConfig | None:
-        """Settings stored for a model, whichever backend they are for: one that refuses them is not the one to serve it."""
-        return next((config for (_, id_, m), config in self._configs.items() if id_ == model_id and m is mode), None)
 
     def _ids_named(self, name: str) -> set[Digest]:
         """IDs ``name`` may stand for; a model that was removed meanwhile is still known by its runners' names."""
@@ -217,6 +261,6 @@ class InferenceService:
             return ids
         return ids
 
-    @staticmethod
-    def _is_of(view: RunnerView, backend: str, model_id: Digest, mode: EngineMode) -> bool:
-        return view.key.backend == backend and view.key.model_id == model_id and view.key.mode is mode
+
+def _config_key(key: RunnerKey) -> ConfigKey:
+    return key.backend, key.model_id, key.mode

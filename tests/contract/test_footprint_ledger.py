@@ -29,7 +29,9 @@ class TestFile(FootprintLedgerContract):
         assert FileFootprintLedger(path).get("a") == Memory(100, 7)
         assert [path] == list(tmp_path.iterdir())  # noqa: ASYNC240 - a directory of one file
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": [1]}', '{"a": [-1, 0]}', '{"a": [true, 0]}', "\x00"])
+    @pytest.mark.parametrize(
+        "text", ["", "[]", '{"a": 1}', '{"a": [1]}', '{"a": [-1, 0]}', '{"a": [true, 0]}', "\x00", "[" * 100_000]
+    )
     async def test_a_file_that_cannot_be_read_is_learnt_anew(
         self, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -15,7 +15,8 @@ from tests.stand_ins.event_loops import BOTH_LOOPS
 
 _PROGRAM = """
 import signal, sys, time
-ignores, exits, output = sys.argv[1:]
+ignores, exits, holds, output = sys.argv[1:]
+held = b"x" * int(holds)
 if ignores:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(output, flush=True)
@@ -54,6 +55,7 @@ class TestPosixProcessSupervisor(ProcessSupervisorContract):
                 _PROGRAM,
                 "yes" if script.ignores_sigterm else "",
                 "" if script.exits is None else str(script.exits),
+                str(script.holds),
                 script.output,
             ),
         )

@@ -312,7 +312,9 @@ async def test_ps_unload_and_preload(world: World) -> None:
     assert ("fake", "one", "completion") == (runner["backend_name"], runner["model_name"], runner["mode"])
     assert "in_use" not in runner
 
-    assert (await world.call("POST", "/engines/unload", {"models": ["ai/one"]})).json() == {"unloaded_runners": 1}
+    unloaded = (await world.call("POST", "/engines/unload", {"models": ["ai/one"]})).json()
+    assert unloaded["unloaded_runners"] == 1
+    assert unloaded["runners"] == [{"backend": "fake", "model": "one", "mode": "completion", "stopped": True}]
     assert (await world.call("GET", "/engines/ps")).json() == []
     assert (await world.call("POST", "/engines/unload", {"all": True})).json() == {"unloaded_runners": 0}
 

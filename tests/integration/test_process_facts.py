@@ -17,6 +17,7 @@ from dmr_adapters.process import memory_limit
 from dmr_adapters.process.child import PosixProcess
 from dmr_adapters.process.memory_limit import OomCounter
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
+from dmr_core.domain.memory import Footprint
 from dmr_core.ports.process import ProcessSpec
 
 DEADLINE = 20.0
@@ -29,6 +30,8 @@ print("listens", flush=True)
 time.sleep(1000)
 """
 IN_A_CHILD = "import subprocess, sys; subprocess.run([sys.executable, '-SE', '-c', *sys.argv[1:]])"
+HOLD = "import sys, time; held = b'x' * int(sys.argv[1]); print('holds', flush=True); time.sleep(1000)"
+MIB = 1 << 20
 COMPUTE = "print('computes', flush=True)\nwhile True: pass"
 
 
@@ -118,6 +121,53 @@ class TestCpu:
         assert await idle.cpu_seconds() == idle_before
         await busy.stop(1.0)
         assert await busy.cpu_seconds() is None
+
+
+class TestFootprint:
+    async def test_what_a_grandchild_holds_is_the_childs(self, supervisor: PosixProcessSupervisor) -> None:
+        child = await python(supervisor, IN_A_CHILD, HOLD, str(32 * MIB), until="holds")
+        used = await child.memory()
+        assert used is not None
+        assert 32 * MIB <= used.anonymous <= used.resident <= 80 * MIB
+
+    async def test_so_is_what_a_worker_in_a_session_of_its_own_holds(self, supervisor: PosixProcessSupervisor) -> None:
+        program = IN_A_CHILD.replace("*sys.argv[1:]]", "*sys.argv[1:]], start_new_session=True")
+        child = await python(supervisor, program, HOLD, str(32 * MIB), until="holds")
+        used = await child.memory()
+        assert used is not None
+        assert used.anonymous >= 32 * MIB
+
+    async def test_all_children_are_added_up(self, supervisor: PosixProcessSupervisor) -> None:
+        assert await supervisor.memory() is None
+        children = [await python(supervisor, HOLD, str(size * MIB), until="holds") for size in (16, 48)]
+        before = await supervisor.memory()
+        assert before is not None
+        assert 64 * MIB <= before.anonymous <= before.resident <= 128 * MIB
+
+        await children[1].stop(1.0)
+        after = await supervisor.memory()
+        assert after is not None
+        assert after.anonymous <= before.anonymous - 48 * MIB
+
+    async def test_looks_at_the_same_time_are_one(
+        self, supervisor: PosixProcessSupervisor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks = []
+
+        def counted(pids: list[int]) -> Footprint:
+            looks.append(pids)
+            return Footprint(resident=1)
+
+        monkeypatch.setattr("dmr_adapters.process.child.footprint_of", counted)
+        child = await python(supervisor, HOLD, "1", until="holds")
+        one = asyncio.ensure_future(child.memory())
+        others = [asyncio.ensure_future(child.memory()) for _ in range(3)]
+        await asyncio.sleep(0)
+        one.cancel()  # it must not take the others' answer with it
+        assert await asyncio.gather(*others) == [Footprint(resident=1)] * 3
+        assert looks == [[child.pid]]
+        await child.memory()
+        assert len(looks) == 2
 
 
 class TestMemory:

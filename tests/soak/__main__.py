@@ -71,6 +71,7 @@ async def _run(service: Service, seconds: int, seed: int) -> verdict.Run:
         trouble.deeds.clear()
         began = time.monotonic()
         until = began + seconds
+        ledger.epoch = began
         actors = [traffic.visit(f"{seed}/client {number}", until) for number in range(_CLIENTS)]
         actors += [
             trouble.manage(f"{seed}/manager", until),

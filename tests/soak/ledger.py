@@ -71,11 +71,15 @@ class Outcome:
 
 @attrs.define
 class Ledger:
-    """All deeds and all outcomes. ``wrong`` holds a line for every failure nobody explains."""
+    """All deeds and all outcomes. ``wrong`` holds a line for every failure nobody explains.
+
+    ``epoch`` is the moment that times are told from.
+    """
 
     deeds: list[Deed] = attrs.field(factory=list)
     outcomes: Counter[tuple[str, str]] = attrs.field(factory=Counter)
     wrong: list[str] = attrs.field(factory=list)
+    epoch: float = 0.0
     slowest: dict[str, float] = attrs.field(factory=dict)
 
     def did(self, kind: DeedKind, backend: str, model: str, began: float, ended: float | None = None) -> Deed:
@@ -93,8 +97,8 @@ class Ledger:
         if allowed is None:
             what = outcome.problem or f"{outcome.status} {outcome.code}: {outcome.message.strip()[:300]}"
             self.fault(
-                f"{outcome.action} on {outcome.backend}/{outcome.model}, from {outcome.began:.1f} s "
-                f"to {outcome.ended:.1f} s: {what}"
+                f"{outcome.action} on {outcome.backend}/{outcome.model}, from {outcome.began - self.epoch:.1f} s "
+                f"to {outcome.ended - self.epoch:.1f} s: {what}"
             )
         return verdict
 

@@ -18,6 +18,7 @@ GROWTH: Final = 1.05
 SETTLED: Final = 120.0
 """Seconds below which memory is not judged: what is bounded, as the log, is still filling up in the first fifth."""
 
+_SHOWN: Final = 20
 _FIRST_FIFTH: Final = (0.2, 0.3)
 _LAST: Final = (0.9, 1.0)
 
@@ -117,7 +118,8 @@ def table(run: Run) -> str:
     lines += ["", "rules"]
     lines += [f"  {'ok    ' if rule.met else 'FAILED'} {rule.name}: {rule.measured}" for rule in rules(run)]
     if run.ledger.wrong:
-        lines += ["", "wrong", *(f"  {line}" for line in run.ledger.wrong[:50])]
+        lines += ["", "wrong", *(f"  {line}" for line in run.ledger.wrong[:_SHOWN])]
+        lines += [f"  … and {len(run.ledger.wrong) - _SHOWN} more"] if len(run.ledger.wrong) > _SHOWN else []
     return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 from starlette.requests import Request
@@ -19,9 +21,10 @@ from dmr_adapters.http.rest_json import (
     openai_model_json,
     plugins_json,
     runner_json,
+    unloaded_json,
 )
 from dmr_adapters.http.services import Services
-from dmr_core.domain.flags import split
+from dmr_core.domain.engine import EngineMode
 from dmr_core.errors import (
     BackendNotFoundError,
     BodyTooLargeError,
@@ -34,6 +37,7 @@ from dmr_core.services.inference import Plan
 __all__ = ["EnginesApi"]
 
 _PRELOAD_TIMEOUT: Final = 600.0
+_MEASURE_TIMEOUT: Final = 1.0
 
 
 class EnginesApi:
@@ -79,7 +83,9 @@ class EnginesApi:
 
     async def ps(self, _request: Request) -> Response:
         """``GET /engines/ps``."""
-        await self._services.scheduler.measure()
+        with suppress(TimeoutError):  # an older figure is better than a late answer
+            async with asyncio.timeout(_MEASURE_TIMEOUT):
+                await self._services.scheduler.measure()
         clock, default = self._services.clock, self._services.settings.keep_alive
         now, wall = clock.monotonic(), clock.time()
         return json_response([runner_json(view, now, wall, default) for view in self._services.scheduler.runners()])
@@ -98,24 +104,19 @@ class EnginesApi:
         except InvalidRequestError as exc:
             return plain_text(exc.message.replace("invalid request body", "invalid request"), 400)
         inference, scheduler = self._services.inference, self._services.scheduler
-        idle = {view.id for view in scheduler.runners() if not view.leases}
         chosen = inference.unload(
             models=tuple(body.models or ()), backend=body.backend or "", everything=bool(body.all)
         )
-        await scheduler.settled(idle & set(chosen))
-        return json_response({"unloaded_runners": len(chosen)})
+        await scheduler.settled(view.id for view in chosen if not view.leases)
+        return json_response({"unloaded_runners": len(chosen), "runners": [unloaded_json(view) for view in chosen]})
 
     async def configure(self, request: Request) -> Response:
         """``POST /engines/[{backend}/]_configure``: store settings, then load the model with them in the background."""
         try:
-            body = decode(await read_body(request.receive, self._services.settings.max_body), ConfigureBody)
-            if not body.model:
-                raise InvalidRequestError("model is required", param="model")
-            flags = tuple(body.runtime_flags or ()) or split(body.raw_runtime_flags or "")
-            backend = request.path_params.get("backend")
+            body = ConfigureBody.read(await read_body(request.receive, self._services.settings.max_body))
             await self._services.catalog.find_fresh(body.model)
-            config, mode = body.engine_config(flags), body.engine_mode(flags)
-            plan = self._services.inference.configure(body.model, mode, backend, config)
+            backend = request.path_params.get("backend")
+            plan = await self._services.inference.configure(body.model, body.mode, backend, body.change)
         except BackendNotFoundError:
             return plain_text("backend not found", 404)
         except ModelNotFoundError as exc:
@@ -129,6 +130,22 @@ class EnginesApi:
         """``GET /engines/_configure[?model=…]``."""
         entries = self._services.inference.configured(request.query_params.get("model"))
         return json_response([configured_json(entry) for entry in entries])
+
+    async def reset(self, request: Request) -> Response:
+        """``DELETE /engines/[{backend}/]_configure?model=…[&mode=…]``: forget settings."""
+        name, mode = request.query_params.get("model"), request.query_params.get("mode")
+        try:
+            if not name:
+                raise InvalidRequestError("model is required", param="model")
+            await self._services.catalog.find_fresh(name)
+            count = await self._services.inference.reset(
+                name, EngineMode.parse(mode) if mode else None, request.path_params.get("backend")
+            )
+        except ModelNotFoundError as exc:
+            return plain_text(not_found_text(exc.reference), 404)
+        except DmrError as exc:
+            return plain_text(exc.message, status_of(exc))
+        return json_response({"forgotten": count})
 
     async def plugins(self, _request: Request) -> Response:
         """``GET /dmr/v1/plugins``."""

@@ -79,6 +79,7 @@ class ModelsApi:
             removal = await catalog.remove(name, force=_flag(request, "force"))
             if removal.deleted is not None:
                 await inference.release_model(model.id)
+                await inference.forget(model.id)
         except ModelNotFoundError:
             return plain_text("error while deleting model: model not found", 404)
         except DmrError as exc:

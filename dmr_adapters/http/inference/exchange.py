@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 from starlette.types import Receive, Scope, Send
 
+from dmr_adapters.http.errors import is_stock_cli
 from dmr_adapters.http.inference.refusal import explain
 from dmr_adapters.http.inference.relay import Relay
 from dmr_adapters.http.inference.routes import InferenceRoute
@@ -118,7 +119,9 @@ class Exchange:
     async def _serve(self, plan: Plan, body: bytes) -> None:
         services = self.services
         self.asked = services.clock.monotonic()
-        with await services.inference.lease(plan, keep_alive=self.keep_alive) as lease:
+        # The stock CLI takes a 503 for "not running", so it waits for as long as it likes.
+        patient = is_stock_cli(self.user_agent.decode("latin-1"))
+        with await services.inference.lease(plan, keep_alive=self.keep_alive, patient=patient) as lease:
             self.leased = services.clock.monotonic()
             if self.preload:
                 self.note_time()

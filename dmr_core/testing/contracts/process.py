@@ -14,6 +14,7 @@ from dmr_core.testing.fakes.process import ProcessScript
 __all__ = ["ProcessSupervisorContract"]
 
 _DEADLINE = 20.0
+_MIB = 1 << 20
 
 
 class ProcessSupervisorContract(ABC):
@@ -102,6 +103,17 @@ class ProcessSupervisorContract(ABC):
         assert used is None or used >= 0.0
         assert not process.out_of_memory
         await process.stop(1.0)
+
+    async def test_memory_is_told_while_it_runs(self, supervisor: ProcessSupervisor) -> None:
+        script = ProcessScript(output="ready", holds=64 * _MIB)
+        process = await supervisor.start(self.program(supervisor, script))
+        await self._printed(process, script)
+        used = await process.memory()
+        if used is not None:  # some systems do not tell
+            # The program itself needs some too.
+            assert script.holds <= used.anonymous <= used.resident <= script.holds + 48 * _MIB
+        await process.stop(1.0)
+        assert await process.memory() is None
 
     async def test_socket_paths_are_fresh_and_named(self, supervisor: ProcessSupervisor) -> None:
         paths = [supervisor.socket_path("llamacpp") for _ in range(3)]

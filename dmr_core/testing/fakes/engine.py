@@ -13,6 +13,7 @@ import attrs
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
+from dmr_core.domain.memory import Footprint
 from dmr_core.errors import BackendNotInstalledError, DmrError, EngineExitedError, UpstreamError
 from dmr_core.ports.backend import BackendSpec
 from dmr_core.ports.engine import Engine, InstallProgress, LaunchRequest, RunningEngine
@@ -30,6 +31,7 @@ class FakeRunningEngine(RunningEngine):
         self.stopped = False
         self.cpu: float | None = 0.0
         self.owns: bool | None = True
+        self.footprint: Footprint | None = None
         self._engine = engine
         self._endpoint = endpoint
         self._ended: asyncio.Future[EngineExitedError] = asyncio.get_running_loop().create_future()
@@ -49,6 +51,10 @@ class FakeRunningEngine(RunningEngine):
         self._engine.transport.silence(self._endpoint)
         if not self._ended.done():
             self._ended.set_result(EngineExitedError(self._engine.name, returncode, "crashed"))
+
+    async def memory(self) -> Footprint | None:
+        """See :class:`RunningEngine`. What a test set ``footprint`` to."""
+        return self.footprint
 
     async def cpu_seconds(self) -> float | None:
         """See :class:`RunningEngine`. What a test set ``cpu`` to."""

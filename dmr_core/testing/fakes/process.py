@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from dmr_core.domain.memory import Footprint
 from dmr_core.errors import EngineUnusableError
 from dmr_core.ports.process import ProcessSpec, ProcessSupervisor, SupervisedProcess
 
@@ -22,10 +23,11 @@ _FIRST_PID: Final = 1_000_000
 @attrs.frozen(kw_only=True)
 class ProcessScript:
     """How a program behaves: what it prints at once, whether and how it ends by itself (of the kernel, which ends it
-    ``out_of_memory``?), whether it heeds SIGTERM.
+    ``out_of_memory``?), whether it heeds SIGTERM, and how many bytes of memory it ``holds`` once it has printed.
     """
 
     output: str = ""
+    holds: int = 0
     exits: int | None = None
     out_of_memory: bool = False
     ignores_sigterm: bool = False
@@ -42,6 +44,7 @@ class FakeProcess(SupervisedProcess):
         self._script = script
         self._output = script.output
         self.cpu: float | None = 0.0
+        self.footprint: Footprint | None = Footprint(resident=script.holds, anonymous=script.holds)
         self.ports: set[int] = set()
         self._exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops_when.set()
@@ -68,6 +71,10 @@ class FakeProcess(SupervisedProcess):
     def out_of_memory(self) -> bool:
         """See :class:`SupervisedProcess`."""
         return self.returncode is not None and self._script.out_of_memory
+
+    async def memory(self) -> Footprint | None:
+        """See :class:`SupervisedProcess`. What a test set ``footprint`` to."""
+        return None if self._exited.done() else self.footprint
 
     async def cpu_seconds(self) -> float | None:
         """See :class:`SupervisedProcess`. What a test set ``cpu`` to."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from dmr_adapters.http.rest_json import ConfigureBody
@@ -9,6 +11,10 @@ from dmr_core.domain.engine import EngineMode
 from dmr_core.errors import InvalidConfigurationError
 
 COMPLETION, EMBEDDING, RERANKING = EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING
+
+
+def read(said: str | None, flags: tuple[str, ...]) -> ConfigureBody:
+    return ConfigureBody.read(json.dumps({"model": "m", "mode": said, "runtime-flags": flags}).encode())
 
 
 @pytest.mark.parametrize(
@@ -30,7 +36,7 @@ COMPLETION, EMBEDDING, RERANKING = EngineMode.COMPLETION, EngineMode.EMBEDDING, 
 def test_the_mode_is_what_was_said_or_what_the_flags_imply(
     said: str | None, flags: tuple[str, ...], mode: EngineMode
 ) -> None:
-    assert mode is ConfigureBody(mode=said).engine_mode(flags)
+    assert mode is read(said, flags).mode
 
 
 @pytest.mark.parametrize(
@@ -39,5 +45,5 @@ def test_the_mode_is_what_was_said_or_what_the_flags_imply(
 )
 def test_a_mode_that_the_flags_contradict_is_refused(said: str, flags: tuple[str, ...]) -> None:
     with pytest.raises(InvalidConfigurationError, match=f"mode '{said}' contradicts the runtime flags") as caught:
-        ConfigureBody(mode=said).engine_mode(flags)
+        read(said, flags)
     assert caught.value.param == "mode"

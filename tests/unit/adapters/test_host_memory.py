@@ -79,6 +79,16 @@ def group(path: str, **files: str) -> dict[str, str]:
             id="garbage",
         ),
         pytest.param(
+            {
+                "proc/self/cgroup": "0::/a\n",
+                **group("a/", memory_max=f"{8 * GIB}\n", memory_current=f"{GIB}\n"),
+                "sys/fs/cgroup/a/memory.stat": f"inactive_file {'9' * 5000}\nactive_file x\n",
+                "sys/fs/cgroup/memory.max": "9" * 5000,
+            },
+            HostMemory(8 * GIB, 7 * GIB),
+            id="numbers that are none",
+        ),
+        pytest.param(
             {"proc/self/cgroup": "0::/a\n", **group("a/", memory_max=f"{GIB}\n", memory_current=f"{2 * GIB}\n")},
             HostMemory(GIB, 0),
             id="more used than allowed",

@@ -1,0 +1,88 @@
+"""Settings of models: kept, merged, and looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.engine import EngineConfig, EngineMode
+from dmr_core.domain.engine_document import engine_document, merged, read_engine_document
+from dmr_core.ports.config_store import ConfigKey, ConfigStore
+
+__all__ = ["ConfigurationService"]
+
+_FALLBACK_MODES: Final = (EngineMode.RERANKING, EngineMode.IMAGE_GENERATION)
+_NOTHING: Final = EngineConfig()
+
+
+@attrs.define(eq=False)
+class ConfigurationService:
+    """Settings by backend, model and mode; in memory, and in a store if there is one."""
+
+    _store: ConfigStore | None = None
+    _configs: dict[ConfigKey, EngineConfig] = attrs.field(factory=dict)
+
+    @classmethod
+    async def open(cls, store: ConfigStore) -> ConfigurationService:
+        """With everything that was kept."""
+        return cls(store, dict(await store.load()))
+
+    def own(self, key: ConfigKey) -> EngineConfig:
+        """What was configured for exactly this; nothing if it never was."""
+        return self._configs.get(key, _NOTHING)
+
+    def effective(self, key: ConfigKey) -> EngineConfig:
+        """What a runner is started with: its own settings, else for some modes those for completion."""
+        backend, model_id, mode = key
+        if key not in self._configs and mode in _FALLBACK_MODES:
+            return self.own((backend, model_id, EngineMode.COMPLETION))
+        return self.own(key)
+
+    def any_of(self, model_id: Digest, mode: EngineMode) -> EngineConfig | None:
+        """Settings of a model for whichever backend."""
+        return next((config for (_, id_, m), config in self._configs.items() if id_ == model_id and m is mode), None)
+
+    def entries(self) -> tuple[tuple[ConfigKey, EngineConfig], ...]:
+        """Everything that was configured, in order."""
+        return tuple(self._configs.items())
+
+    def changed(self, key: ConfigKey, change: Mapping[str, Any]) -> EngineConfig:
+        """What would be configured after ``change`` (a merge patch). Nothing is kept.
+
+        Raises:
+            InvalidConfigurationError: the result is none.
+        """
+        return read_engine_document(merged(engine_document(self.own(key)), change))
+
+    async def put(self, key: ConfigKey, config: EngineConfig) -> None:
+        """Keep settings; in force at once, and not at all if they cannot be written.
+
+        Raises:
+            StoreUnwritableError, StorageFullError: they could not.
+        """
+        before = self._configs.get(key)
+        if config == before:
+            return
+        self._configs[key] = config
+        try:
+            if self._store is not None:
+                await self._store.write(key, config)
+        except BaseException:
+            if self._configs.get(key) is config:
+                self._restore(key, before)
+            raise
+
+    async def forget(self, keys: tuple[ConfigKey, ...]) -> None:
+        """Settings that are no more. Raises as :meth:`put`."""
+        for key in keys:
+            if self._configs.pop(key, None) is not None and self._store is not None:
+                await self._store.write(key, None)
+
+    def _restore(self, key: ConfigKey, before: EngineConfig | None) -> None:
+        if before is None:
+            del self._configs[key]
+        else:
+            self._configs[key] = before
