@@ -7,19 +7,21 @@ settings as they do in llama.cpp. Each flag is in the vector once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from dmr_backends_llamacpp.allowed_flags import CLIENT_FLAGS, CONTROLLED, EXITING, OPERATOR_FLAGS
+from dmr_backends_llamacpp.claims import ClaimedUse, claimed, resolve
 from dmr_backends_llamacpp.server_flags import FlagError
 from dmr_backends_llamacpp.server_flags import parse as parse_for_bundled
 from dmr_core.domain.engine import EngineConfig, EngineMode
 from dmr_core.domain.flags import ParsedFlag, latest, render
+from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import InvalidConfigurationError, UnsupportedFormatError
-from dmr_core.ports.engine import LaunchRequest
+from dmr_core.ports.engine import Argument, LaunchRequest
 
-__all__ = ["DEFAULT_ARGUMENTS", "base_arguments", "check_config", "server_arguments"]
+__all__ = ["DEFAULT_ARGUMENTS", "base_arguments", "check_config", "explained_arguments", "server_arguments"]
 
 DEFAULT_ARGUMENTS: Final = ("-ngl", "999", "--metrics")
 _SECTION: Final = "llamacpp"
@@ -89,67 +91,120 @@ def check_config(config: EngineConfig, *, bundled: bool = False) -> None:
 
 
 def server_arguments(request: LaunchRequest, base: tuple[str, ...], socket: Path) -> tuple[str, ...]:
-    """Everything after the program's name.
+    """Everything after the program's name. Raises as :func:`explained_arguments`."""
+    return tuple(word for one in explained_arguments(request, base, socket) for word in one.words)
+
+
+def explained_arguments(
+    request: LaunchRequest, base: tuple[str, ...], socket: Path, *, operators: bool = False
+) -> tuple[Argument, ...]:
+    """Everything after the program's name, with the reason for each flag.
+
+    ``operators`` says that ``base`` are arguments of the operator, and not the defaults.
 
     Raises:
         UnsupportedFormatError: the model has no GGUF weights, or the mode is not one of llama.cpp's.
         InvalidConfigurationError: the settings hold a flag that is not allowed.
     """
-    bundle, config = request.bundle, request.config
+    bundle = request.bundle
     if bundle.gguf is None:
         raise UnsupportedFormatError(f"GGUF file required by llama.cpp backend: {request.alias!r} has none")
-    operators = OPERATOR_FLAGS.parse(base, unknown=lambda _name: None)
+    source, by = (Source.ENVIRONMENT, "LLAMA_ARGS") if operators else (Source.DEFAULT, "")
+    first = [claimed(use, source, by) for use in OPERATOR_FLAGS.parse(base, unknown=lambda _name: None)]
     # The mode was decided when the settings were made: here its flags could only contradict it.
-    clients = tuple(use for use in CLIENT_FLAGS.parse(config.runtime_flags) if use.flag.setting != "mode")
-    given = {use.flag.slot for use in (*operators, *clients)}
-    set_flag = OPERATOR_FLAGS.use
-    ours = [
-        set_flag("--model", str(bundle.gguf)),
-        set_flag("--host", str(socket)),
-        set_flag("--alias", request.alias),
-        *_mode_flags(request, given),
+    last = [
+        claimed(use, Source.CONFIGURATION, "runtime-flags")
+        for use in CLIENT_FLAGS.parse(request.config.runtime_flags)
+        if use.flag.setting != "mode"
     ]
+    ours = [
+        _ours("--model", str(bundle.gguf)),
+        _ours("--host", str(socket)),
+        _ours("--alias", request.alias),
+        *_mode_flags(request, {one.slot for one in (*first, *last)}),
+        *_configured(request),
+        *(claimed(_use("--lora", str(path)), Source.ARTIFACT, "adapter") for path in bundle.loras),
+    ]
+    lost: list[tuple[str, Claim]] = []
+    if bundle.mmproj is not None:
+        projector = claimed(_use("--mmproj", str(bundle.mmproj)), Source.ARTIFACT, "projector")
+        # llama-server would heed --no-mmproj only for a projector that it finds by itself.
+        if _without_projector([one.use for one in (*first, *last)]):
+            lost.append((_use("--mmproj-auto").flag.slot, projector.claim))
+        else:
+            ours.append(projector)
+    if not any(one.slot == _use("--jinja").flag.slot for one in (*first, *last)):
+        ours.append(claimed(_use("--jinja"), Source.DEFAULT))
+    return resolve((*first, *ours, *_speculative(request), *last), lost)
+
+
+def _use(name: str, value: str | None = None) -> ParsedFlag:
+    return OPERATOR_FLAGS.use(name, value)
+
+
+def _ours(name: str, value: str | None = None, by: str = "") -> ClaimedUse:
+    return claimed(_use(name, value), Source.RUNNER, by)
+
+
+def _configured(request: LaunchRequest) -> Iterator[ClaimedUse]:
+    """What typed settings say, after what the model was packaged with."""
+    config, packaged = request.config, request.model.config.context_size
     budget = _reasoning_budget(config.sections.get(_SECTION, {}))
     if budget is not None:
-        ours.append(set_flag("--reasoning-budget", str(budget)))
-    if config.context_size is not None and (config.context_size == -1 or config.context_size > 0):
-        # -1 is "as much as the model was trained for", which llama-server spells 0.
-        ours.append(set_flag("--ctx-size", str(max(0, config.context_size))))
-    if bundle.mmproj is not None and not _without_projector((*operators, *clients)):
-        ours.append(set_flag("--mmproj", str(bundle.mmproj)))
-    jinja = set_flag("--jinja")
-    if jinja.flag.slot not in given:
-        ours.append(jinja)
-    if request.draft is not None and request.draft.gguf is not None and config.speculative is not None:
-        ours.append(set_flag("--model-draft", str(request.draft.gguf)))
-        if config.speculative.num_tokens:
-            ours.append(set_flag("--spec-draft-n-max", str(config.speculative.num_tokens)))
-        if config.speculative.min_acceptance_rate:
-            ours.append(set_flag("--spec-draft-p-min", f"{config.speculative.min_acceptance_rate:.2f}"))
-    return render(latest((*operators, *ours, *clients)))
+        yield claimed(_use("--reasoning-budget", str(budget)), Source.CONFIGURATION)
+    if _sets_context(packaged):
+        yield claimed(_context(packaged), Source.ARTIFACT, "context_size")
+    if _sets_context(config.context_size) and "context-size" not in request.packaged:
+        yield claimed(_context(config.context_size), Source.CONFIGURATION)
 
 
-def _mode_flags(request: LaunchRequest, given: set[str]) -> tuple[ParsedFlag, ...]:
+def _sets_context(size: int | None) -> TypeGuard[int]:
+    return size is not None and (size == -1 or size > 0)
+
+
+def _context(size: int) -> ParsedFlag:
+    # -1 is "as much as the model was trained for", which llama-server spells 0.
+    return _use("--ctx-size", str(max(0, size)))
+
+
+def _speculative(request: LaunchRequest) -> Iterator[ClaimedUse]:
+    draft, speculative = request.draft, request.config.speculative
+    if draft is None or draft.gguf is None or speculative is None:
+        return
+    yield claimed(_use("--model-draft", str(draft.gguf)), Source.CONFIGURATION, value=speculative.draft_model)
+    if speculative.num_tokens:
+        yield claimed(_use("--spec-draft-n-max", str(speculative.num_tokens)), Source.CONFIGURATION)
+    if speculative.min_acceptance_rate:
+        rate = f"{speculative.min_acceptance_rate:.2f}"
+        yield claimed(_use("--spec-draft-p-min", rate), Source.CONFIGURATION)
+
+
+def _mode_flags(request: LaunchRequest, given: set[str]) -> Iterator[ClaimedUse]:
     """What the mode asks for; ``given`` are the slots that operator and client set."""
+    mode = f"mode {request.mode.value}"
     match request.mode:
         case EngineMode.COMPLETION:
-            template = request.bundle.chat_template
-            return () if template is None else (OPERATOR_FLAGS.use("--chat-template-file", str(template)),)
+            if request.bundle.chat_template is not None:
+                template = _use("--chat-template-file", str(request.bundle.chat_template))
+                yield claimed(template, Source.ARTIFACT, "chat template")
         case EngineMode.EMBEDDING:
+            yield _ours("--embeddings", by=mode)
             # A chat model does not say how to pool its tokens, and llama.cpp then refuses to embed: take their mean.
-            told = any(key.endswith(".pooling_type") for key in request.model.config.gguf)
-            pooling = OPERATOR_FLAGS.use("--pooling", "mean")
-            embeddings = OPERATOR_FLAGS.use("--embeddings")
-            return (embeddings,) if told or pooling.flag.slot in given else (embeddings, pooling)
+            pooling = claimed(_use("--pooling", "mean"), Source.DEFAULT, mode)
+            if pooling.slot not in given and not any(
+                key.endswith(".pooling_type") for key in request.model.config.gguf
+            ):
+                yield pooling
         case EngineMode.RERANKING:
-            return (OPERATOR_FLAGS.use("--embeddings"), OPERATOR_FLAGS.use("--reranking"))
+            yield _ours("--embeddings", by=mode)
+            yield _ours("--reranking", by=mode)
         case _:
             raise UnsupportedFormatError(f'unsupported backend mode "{request.mode}"')
 
 
-def _without_projector(uses: tuple[ParsedFlag, ...]) -> bool:
-    """Whether the last word on the projector is not to use it; llama-server would heed that only for one it finds."""
-    projector = OPERATOR_FLAGS.use("--mmproj-auto").flag.slot
+def _without_projector(uses: Sequence[ParsedFlag]) -> bool:
+    """Whether the last word on the projector is not to use it."""
+    projector = _use("--mmproj-auto").flag.slot
     last = [use for use in uses if use.flag.slot == projector][-1:]
     return any(use.off for use in last)
 

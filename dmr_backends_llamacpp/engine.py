@@ -6,21 +6,22 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import attrs
 
-from dmr_backends_llamacpp.arguments import base_arguments, check_config, server_arguments
+from dmr_backends_llamacpp.arguments import base_arguments, check_config, explained_arguments, server_arguments
 from dmr_backends_llamacpp.diagnosis import explain
-from dmr_backends_llamacpp.memory import estimate
 from dmr_backends_llamacpp.memory import estimate
 from dmr_backends_llamacpp.runtime import Runtime, find_runtime
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
 from dmr_core.domain.gpu import CPU
 from dmr_core.domain.memory import Memory
+from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
-from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, MemoryRequest, RunningEngine
+from dmr_core.ports.engine import Argument, Engine, EngineProcess, LaunchRequest, MemoryRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 
@@ -30,6 +31,8 @@ _log: Final = logging.getLogger("dmr.llamacpp")
 
 _VERSION: Final = re.compile(r"version: .*?\((?P<commit>[^)]*)\)")
 _VERSION_TIMEOUT: Final = 3.0
+_SOCKET: Final = Path("SOCKET")
+"""Stands for the private socket that is made for each start."""
 
 
 @attrs.define(eq=False)
@@ -78,17 +81,24 @@ class LlamaCppEngine(Engine):
         """See :class:`Engine`."""
         return estimate(request, self.base, on_device=self.context.variant != CPU)
 
-    def estimate(self, request: MemoryRequest) -> Memory | None:
+    def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""
-        return estimate(request, self.base, device=self._uses_device())
+        environment = self.context.environment
+        try:
+            runtime = find_runtime(environment)
+        except BackendNotInstalledError:
+            runtime = Runtime(("llama-server",), "not installed", native=True)
+        source = Source.ENVIRONMENT if environment.get("LLAMA_SERVER_PATH", "").strip() else Source.DEFAULT
+        claim = Claim(" ".join(runtime.command), source, runtime.origin)
+        operators = bool(environment.get("LLAMA_ARGS", "").strip())
+        return (
+            Argument(words=runtime.command, claim=claim, setting="program"),
+            *explained_arguments(request, self.base, _SOCKET, operators=operators),
+        )
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
         return explain(failure)
-
-    def _uses_device(self) -> bool:
-        """Whether there is an accelerator, and a server that was built for one: the bundled one is not."""
-        return self.context.variant != "cpu" and not _bundled(self.context.environment)
 
     async def _version(self, runtime: Runtime) -> str:
         """The commit a server says it was built from; asked once per program."""

@@ -1,9 +1,9 @@
 """How much memory llama.cpp will need for a model, before any of its files is unpacked.
 
 Weights as they are stored, the cache of keys and values for the whole context, the work space of one batch, and the
-process itself. What an answer costs is counted as if contexts were full, for that is what a runner grows to. The numbers in here
-were measured with the bundled server (``docs/memory.md`` has the comparison); what is measured later replaces the
-estimate anyway. Not counted: the cache of prompts (``--cache-ram``), which grows with use.
+process itself. Contexts are counted as full, for that is what a runner grows to. The numbers in here were measured with the
+bundled server; what is seen later replaces the estimate anyway. Not counted: the cache of prompts (``--cache-ram``),
+which grows with use.
 """
 
 from __future__ import annotations
@@ -61,24 +61,22 @@ _PADDING: Final = 256
 _MOST: Final = (1 << 31) - 1
 
 
-def estimate(request: MemoryRequest, base: tuple[str, ...], *, device: bool = False) -> Memory | None:
-    """What a server with these settings will need; ``None`` for a model without GGUF weights.
+def estimate(request: MemoryRequest, base: tuple[str, ...], *, on_device: bool = False) -> Memory:
+    """What a server with these settings will need.
 
     Args:
         request: The load in question.
         base: The operator's arguments.
-        device: Whether there is an accelerator that llama.cpp uses.
+        on_device: Whether there is an accelerator that llama.cpp uses.
     """
     weights = _size(request.model, _WEIGHTS)
-    if not weights:
-        return None
     settings = _Settings.of(request.model, request.config, base)
     shape = shape_of(request.model.config.gguf)
-    needs = Memory(_BASE_WITH_DEVICE, _DEVICE_BASE) if device else Memory(_BASE)
-    needs += _model(request.model, weights, shape, settings, layers=settings.device_layers if device else 0)
+    needs = Memory(_BASE_WITH_DEVICE, _DEVICE_BASE) if on_device else Memory(_BASE)
+    needs += _model(request.model, weights, shape, settings, layers=settings.device_layers if on_device else 0)
     if settings.projector:
         projector = _size(request.model, _PROJECTORS)
-        needs += Memory(0, projector) if device and settings.projector_on_device else Memory(projector)
+        needs += Memory(0, projector) if on_device and settings.projector_on_device else Memory(projector)
     if request.draft is not None:
         # It follows the model word for word, so its context is as long.
         drafting = settings.for_draft(settings.tokens(shape))
@@ -87,7 +85,7 @@ def estimate(request: MemoryRequest, base: tuple[str, ...], *, device: bool = Fa
             _size(request.draft, _WEIGHTS),
             shape_of(request.draft.config.gguf),
             drafting,
-            layers=drafting.device_layers if device else 0,
+            layers=drafting.device_layers if on_device else 0,
         )
     return needs
 
@@ -188,7 +186,7 @@ def _model(model: Model, weights: int, shape: Shape | None, settings: _Settings,
         cache = sum(_cached(layer, tokens, settings) for layer in shape.layers) + shape.state * settings.slots
         batch = min(settings.ubatch, max(1, tokens))
         seen = 2 if settings.flash else 2 + 4 * shape.heads  # the mask, and what each head makes of it
-        work = 4 * batch * (2 * shape.widest + 3 * shape.hidden) + batch * tokens * seen
+        work = 4 * batch * (3 * shape.widest + 4 * shape.hidden) + batch * tokens * seen
     vocabulary = shape.vocabulary if shape is not None else None
     if vocabulary is None:
         vocabulary = min(_USUAL_VOCABULARY, weights // max(1, shape.hidden if shape is not None else 1024))

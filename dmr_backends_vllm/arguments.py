@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from dmr_backends_vllm.allowed_flags import CLIENT_FLAGS
 from dmr_core.domain.engine import EngineConfig, EngineMode
-from dmr_core.domain.flags import latest, render
+from dmr_core.domain.flags import ParsedFlag, latest
+from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import InvalidConfigurationError, UnsupportedFormatError
-from dmr_core.ports.engine import LaunchRequest
+from dmr_core.ports.engine import Argument, LaunchRequest
 
-__all__ = ["check_config", "serve_arguments"]
+__all__ = ["check_config", "explained_arguments", "serve_arguments"]
 
 _SECTION: Final = "vllm"
+_CONTEXT: Final = ("context-size", "--max-model-len")
+_SECTION_FLAGS: Final = (
+    ("vllm.gpu-memory-utilization", "--gpu-memory-utilization"),
+    ("vllm.hf-overrides", "--hf-overrides"),
+)
 _KEY: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -37,7 +43,12 @@ def check_config(config: EngineConfig) -> None:
 
 
 def serve_arguments(request: LaunchRequest, socket: Path) -> tuple[str, ...]:
-    """Everything after ``vllm``.
+    """Everything after ``vllm``. Raises as :func:`explained_arguments`."""
+    return tuple(word for one in explained_arguments(request, socket) for word in one.words)
+
+
+def explained_arguments(request: LaunchRequest, socket: Path) -> tuple[Argument, ...]:
+    """Everything after ``vllm``, with the reason for each flag.
 
     Raises:
         UnsupportedFormatError: the model has no safetensors weights, or the mode is not one of vLLM's.
@@ -46,31 +57,75 @@ def serve_arguments(request: LaunchRequest, socket: Path) -> tuple[str, ...]:
     bundle, config = request.bundle, request.config
     if bundle.safetensors is None:
         raise UnsupportedFormatError(f"safetensors path required by vLLM backend: {request.alias!r} has none")
-    words = ["serve", str(bundle.safetensors.parent), "--uds", str(socket)]
+    arguments = [_ours("serve", str(bundle.safetensors.parent)), _ours("--uds", str(socket), changes=True)]
     if bundle.chat_template is not None:
-        words += ["--chat-template", str(bundle.chat_template)]
+        template = Claim(str(bundle.chat_template), Source.ARTIFACT, "chat template")
+        arguments.append(_argument("chat-template", "--chat-template", [template]))
     match request.mode:
         case EngineMode.COMPLETION | EngineMode.RERANKING:
             pass
         case EngineMode.EMBEDDING:
-            words += ["--runner", "pooling"]
+            arguments.append(_argument("--runner", "--runner", [Claim("pooling", Source.RUNNER, "mode embedding")]))
         case _:
             raise UnsupportedFormatError(f'unsupported backend mode "{request.mode}"')
     flags = latest(CLIENT_FLAGS.parse(config.runtime_flags))
-    decided = {use.flag.setting for use in flags}
-    if config.context_size is not None and config.context_size > 0 and "context-size" not in decided:
-        words += ["--max-model-len", str(config.context_size)]
-    words += render(flags)
-    section = config.sections.get(_SECTION, {})
-    words += _section_arguments({name: value for name, value in section.items() if f"vllm.{name}" not in decided})
-    if request.draft is not None and request.draft.safetensors is not None:
-        speculative: dict[str, Any] = {"model": str(request.draft.safetensors.parent)}
-        if config.speculative is not None and config.speculative.num_tokens:
-            speculative["num_speculative_tokens"] = config.speculative.num_tokens
-        words += ["--speculative-config", json.dumps(speculative)]
+    typed = _typed(request)
+    decided = {use.flag.setting for use in flags if use.flag.setting}
+    context, flag = _CONTEXT
+    if context in typed and context not in decided:
+        arguments.append(_argument(context, flag, typed[context]))
+    arguments += [_raw(use, typed.get(use.flag.setting, [])) for use in flags]
+    arguments += [
+        _argument(name, flag, typed[name]) for name, flag in _SECTION_FLAGS if name in typed and name not in decided
+    ]
+    arguments += _speculative(request)
     # The first name is the one answers carry.
-    words += ["--served-model-name", request.alias, str(request.model.id)]
-    return tuple(words)
+    names = (request.alias, str(request.model.id))
+    return (*arguments, _ours("--served-model-name", *names, changes=True))
+
+
+def _ours(*words: str, changes: bool = False) -> Argument:
+    """What the runner cannot do without."""
+    return Argument(words=words, claim=Claim(" ".join(words[1:]), Source.RUNNER), changes=changes)
+
+
+def _argument(setting: str, flag: str, claims: Sequence[Claim]) -> Argument:
+    *lost, won = claims
+    return Argument(words=(flag, won.value), claim=won, setting=setting, overrode=tuple(reversed(lost)))
+
+
+def _raw(use: ParsedFlag, lost: Sequence[Claim]) -> Argument:
+    value = use.value if use.value is not None else "false" if use.off else "true"
+    claim = Claim(value, Source.CONFIGURATION, "runtime-flags")
+    name = use.flag.setting or use.flag.names[0]
+    return Argument(words=use.words, claim=claim, setting=name, overrode=tuple(reversed(lost)))
+
+
+def _typed(request: LaunchRequest) -> dict[str, list[Claim]]:
+    """What typed settings say, and what the model was packaged with, the strongest last."""
+    config, packaged = request.config, request.model.config.context_size
+    sizes = [] if packaged is None or packaged <= 0 else [Claim(str(packaged), Source.ARTIFACT, "context_size")]
+    if config.context_size is not None and config.context_size > 0 and "context-size" not in request.packaged:
+        sizes.append(Claim(str(config.context_size), Source.CONFIGURATION))
+    elif config.context_size == -1 and "context-size" not in request.packaged:
+        sizes = []  # the model's own, which is what vLLM takes when it is told nothing
+    typed = {_CONTEXT[0]: sizes} if sizes else {}
+    words = _section_arguments(config.sections.get(_SECTION, {}))
+    settings = {flag: name for name, flag in _SECTION_FLAGS}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        typed[settings[flag]] = [Claim(value, Source.CONFIGURATION)]
+    return typed
+
+
+def _speculative(request: LaunchRequest) -> Iterator[Argument]:
+    draft, speculative = request.draft, request.config.speculative
+    if draft is None or draft.safetensors is None:
+        return
+    document: dict[str, Any] = {"model": str(draft.safetensors.parent)}
+    if speculative is not None and speculative.num_tokens:
+        document["num_speculative_tokens"] = speculative.num_tokens
+    text = json.dumps(document)
+    yield Argument(words=("--speculative-config", text), claim=Claim(text, Source.CONFIGURATION), setting="speculative")
 
 
 def _section_arguments(section: Mapping[str, Any]) -> list[str]:

@@ -9,12 +9,13 @@ from typing import Final
 
 import attrs
 
-from dmr_backends_vllm.arguments import check_config, serve_arguments
+from dmr_backends_vllm.arguments import check_config, explained_arguments, serve_arguments
 from dmr_backends_vllm.diagnosis import explain
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
+from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
-from dmr_core.ports.engine import Engine, EngineProcess, LaunchRequest, RunningEngine
+from dmr_core.ports.engine import Argument, Engine, EngineProcess, LaunchRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 
@@ -22,6 +23,8 @@ __all__ = ["VllmEngine"]
 
 _DEFAULT: Final = Path("/opt/vllm-env/bin/vllm")
 _VERSION_FILE: Final = "version"
+_SOCKET: Final = Path("SOCKET")
+"""Stands for the private socket that is made for each start."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +62,16 @@ class VllmEngine(Engine):
         command = (str(program), *serve_arguments(request, socket))
         process = await self.context.processes.start(ProcessSpec(name="vllm", argv=command))
         return EngineProcess("vllm", process, Endpoint(socket=socket), command)
+
+    def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
+        """See :class:`Engine`."""
+        program = str(self._program() or "vllm")
+        configured = bool(self.context.environment.get("VLLM_SERVER_PATH", "").strip())
+        claim = Claim(program, Source.ENVIRONMENT, "VLLM_SERVER_PATH") if configured else Claim(program, Source.DEFAULT)
+        return (
+            Argument(words=(program,), claim=claim, setting="program"),
+            *explained_arguments(request, _SOCKET),
+        )
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""

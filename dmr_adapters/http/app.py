@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
+from dmr_adapters.http.api.explain import ExplainApi
 from dmr_adapters.http.api.health import HealthApi
 from dmr_adapters.http.api.logs import LogsApi
 from dmr_adapters.http.api.metrics import MetricsApi
@@ -91,6 +92,7 @@ class HttpApp:
             Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
             Route("/dmr/v1/why", WhyApi(self._services).why),
+            Route("/dmr/v1/explain", ExplainApi(self._services).explain),
             Route("/logs", LogsApi(self._services).logs),
             Route("/healthz", health.alive),
             Route("/readyz", health.ready),

@@ -18,6 +18,7 @@ from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.diagnosing import DiagnosingService
+from dmr_core.services.explaining import ExplainingService
 from dmr_core.services.health import HealthService
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.loading import LoadingService
@@ -47,6 +48,7 @@ class Services:
     scheduler: Scheduler
     inference: InferenceService
     diagnosing: DiagnosingService
+    explaining: ExplainingService
     health: HealthService
     metrics_page: MetricsPage
     logs: LogBook

@@ -43,6 +43,7 @@ def bundle_at(root: Path, plan: BundlePlan, model: Model) -> Bundle:
         dduf=place(plan.dduf),
         mmproj=place(plan.mmproj),
         chat_template=place(plan.chat_template),
+        loras=tuple(path.under(root / _MODEL) for path in plan.loras),
         context_size=model.config.context_size,
     )
 

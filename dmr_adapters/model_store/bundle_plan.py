@@ -57,6 +57,7 @@ class BundlePlan:
     dduf: RelativePath | None = None
     mmproj: RelativePath | None = None
     chat_template: RelativePath | None = None
+    loras: tuple[RelativePath, ...] = ()
 
 
 class _Files:
@@ -119,6 +120,10 @@ def _plan_by_role(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
     tars = [layer for layer in manifest.layers if layer.media_type == LayerType.VLLM_CONFIG_TAR]
     mmproj = files.put(RelativePath("model.mmproj"), projectors[0]) if len(projectors) == 1 else None
     template = files.put(RelativePath("template.jinja"), templates[0]) if len(templates) == 1 else None
+    adapters = [layer for layer in manifest.layers if layer.media_type == LayerType.LORA]
+    # In a directory of their own: the reference takes the first GGUF beside the model for the model.
+    numbered = enumerate(adapters, start=1)
+    loras = tuple(files.put(RelativePath(f"lora/{number:05d}.gguf"), layer) for number, layer in numbered)
     extras = _Files()
     for layer in manifest.layers:
         if layer.media_type == LayerType.MODEL_FILE and layer.filepath is not None:
@@ -137,6 +142,7 @@ def _plan_by_role(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
         dduf=weights.get(Format.DDUF),
         mmproj=mmproj,
         chat_template=template or _template_among(file.path for file in extras),
+        loras=loras,
     )
 
 
@@ -168,6 +174,7 @@ def _plan_by_path(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
     weights: dict[Format, RelativePath] = {}
     projectors: list[RelativePath] = []
     templates: list[RelativePath] = []
+    loras: list[RelativePath] = []
     paths: list[RelativePath] = []
     for layer, found in zip(manifest.layers, formats, strict=True):
         if layer.filepath is None:
@@ -180,6 +187,8 @@ def _plan_by_path(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
             weights.setdefault(found, path)
         elif layer.media_type == LayerType.CHAT_TEMPLATE and path.name.endswith(_TEMPLATE_SUFFIX):
             templates.append(path)
+        elif layer.media_type == LayerType.LORA:
+            loras.append(path)
     return BundlePlan(
         files=tuple(files),
         gguf=weights.get(Format.GGUF),
@@ -187,6 +196,7 @@ def _plan_by_path(manifest: Manifest, formats: Sequence[Format | None]) -> Bundl
         dduf=weights.get(Format.DDUF),
         mmproj=projectors[0] if projectors else None,
         chat_template=templates[0] if templates else _template_among(paths),
+        loras=tuple(dict.fromkeys(loras)),
     )
 
 

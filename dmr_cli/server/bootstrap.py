@@ -54,6 +54,7 @@ from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
 from dmr_core.services.diagnosing import DiagnosingService
+from dmr_core.services.explaining import ExplainingService
 from dmr_core.services.health import Check, HealthService, backend_check
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.launching import LaunchingService
@@ -198,6 +199,14 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
                 scheduler=scheduler,
                 clock=clock,
                 servable=lambda name, mode: inference.plan(name, mode, None),
+            ),
+            explaining=ExplainingService(
+                inference=inference,
+                launching=launching,
+                backends=backends,
+                scheduler=scheduler,
+                keep_alive=settings.keep_alive,
+                keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip()),
             ),
             health=health,
             metrics_page=MetricsPage(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.naming import DEFAULT_REGISTRY
 from dmr_core.domain.reference import ReferencePolicy
@@ -37,7 +37,7 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
     """
     reader = _Reader(environ, flags)
     listen = _listen(reader, socket_default=socket_default)
-    keep_alive = reader.take("DMR_KEEP_ALIVE", KeepAlive.parse, KeepAlive(300.0))
+    keep_alive = reader.take("DMR_KEEP_ALIVE", KeepAlive.parse, DEFAULT_KEEP_ALIVE)
     cores = os.cpu_count() or 1
     settings = Settings(
         models_path=reader.path("MODELS_PATH", "models_path") or reader.home(".docker") / "models",

@@ -15,7 +15,7 @@ import attrs
 
 from dmr_core.errors import InvalidConfigurationError
 
-__all__ = ["KeepAlive"]
+__all__ = ["DEFAULT_KEEP_ALIVE", "KeepAlive"]
 
 _UNITS: Final = {
     "h": 3_600_000_000_000,
@@ -74,6 +74,10 @@ class KeepAlive:
         if self.is_forever:
             return "-1"
         return _go_duration(self.seconds)
+
+
+DEFAULT_KEEP_ALIVE: Final = KeepAlive(300.0)
+"""For models and services nobody said anything about; the reference's."""
 
 
 def _nanoseconds(body: str) -> int | None:

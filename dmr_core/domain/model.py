@@ -42,7 +42,7 @@ class Model:
 class Bundle:
     """The unpacked runtime view of a model. Paths are absolute and exist; ``None`` where there is none.
 
-    ``gguf`` and ``safetensors`` are the first shard.
+    ``gguf`` and ``safetensors`` are the first shard; ``loras`` are adapters, in the order of their layers.
     """
 
     root: Path
@@ -51,6 +51,7 @@ class Bundle:
     dduf: Path | None = None
     mmproj: Path | None = None
     chat_template: Path | None = None
+    loras: tuple[Path, ...] = ()
     context_size: int | None = None
 
     @property

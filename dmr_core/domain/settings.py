@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from dmr_core.domain.keep_alive import KeepAlive
+from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
 
@@ -67,7 +67,7 @@ class Settings:
     queue_timeout: float = 300.0
     memory: MemoryBudget = attrs.field(factory=MemoryBudget)
     max_pulls: int = 2
-    keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
+    keep_alive: KeepAlive = DEFAULT_KEEP_ALIVE
     start_timeout: float = 600.0
     stop_grace: float = 5.0
     health_interval: float = 10.0

@@ -12,11 +12,12 @@ from dmr_core.domain.diagnosis import out_of_memory
 from dmr_core.domain.engine import BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.domain.model import Bundle, Model
+from dmr_core.domain.provenance import Claim
 from dmr_core.errors import BackendInstallError, EngineExitedError
 from dmr_core.ports.process import SupervisedProcess
 from dmr_core.ports.transport import Endpoint
 
-__all__ = ["Engine", "EngineProcess", "InstallProgress", "LaunchRequest", "MemoryRequest", "RunningEngine"]
+__all__ = ["Argument", "Engine", "EngineProcess", "InstallProgress", "LaunchRequest", "MemoryRequest", "RunningEngine"]
 
 InstallProgress = Callable[[str, float | None], None]
 """Told what an installation does, and which share of it is done (0 to 1), if that is known."""
@@ -24,7 +25,10 @@ InstallProgress = Callable[[str, float | None], None]
 
 @attrs.frozen(kw_only=True)
 class LaunchRequest:
-    """One model to be served. ``alias`` is the name clients know; answers must carry it as ``model``."""
+    """One model to be served. ``alias`` is the name clients know; answers must carry it as ``model``.
+
+    ``packaged`` names those settings of ``config`` that nobody configured: the model came with them.
+    """
 
     model: Model
     bundle: Bundle
@@ -32,6 +36,22 @@ class LaunchRequest:
     mode: EngineMode = EngineMode.COMPLETION
     config: EngineConfig = attrs.field(factory=EngineConfig)
     draft: Bundle | None = None
+    packaged: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Argument:
+    """Words of an argument vector that belong together, and why they are there.
+
+    ``setting`` is the typed setting they carry out (its name in JSON, such as ``context-size``), else the flag; it is
+    empty for what is no matter of choice. ``changes`` are words that are others at every start, such as a socket.
+    """
+
+    words: tuple[str, ...]
+    claim: Claim
+    setting: str = ""
+    overrode: tuple[Claim, ...] = ()
+    changes: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +141,13 @@ class Engine(Protocol):
     def estimate(self, request: MemoryRequest) -> Memory | None:
         """What a runner will need, from what is known before it starts; ``None`` leaves it to the size of the files."""
         return None
+
+    def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
+        """All that :meth:`start` would start, the program first, and why; empty for an engine that cannot tell.
+
+        Starts nothing. Raises as :meth:`start` does for the model and its settings, not for a missing program.
+        """
+        return ()
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """The same failure with its cause, if the engine's output tells; a subclass of it says what to do next."""

@@ -13,7 +13,14 @@ from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, En
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
-from dmr_core.errors import BackendInstallError, BackendNotFoundError, BackendNotInstalledError, DmrError, PluginError
+from dmr_core.errors import (
+    BackendInstallError,
+    BackendNotFoundError,
+    BackendNotInstalledError,
+    DmrError,
+    InvalidConfigurationError,
+    PluginError,
+)
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.model_source import ModelSource
@@ -66,7 +73,11 @@ class BackendService:
         clock: Clock | None = None,
         platform: str = "",
     ) -> tuple[BackendService, tuple[ModelSource, ...]]:
-        """Make every engine; a factory that raises is reported to ``failed`` and left out."""
+        """Make every engine; a factory that raises is reported to ``failed`` and left out.
+
+        Raises:
+            InvalidConfigurationError: a variable the backend is configured by has a value it refuses.
+        """
         backends: dict[str, Backend] = {}
         sources: list[ModelSource] = []
         for spec in specs.values():
@@ -75,8 +86,8 @@ class BackendService:
                 made = context(spec)
                 engine = spec.factory(made)
                 source = spec.model_source(made) if spec.model_source else None
-            except KeyboardInterrupt:
-                raise
+            except (KeyboardInterrupt, InvalidConfigurationError):
+                raise  # the latter is the operator's: to start without what they set would surprise them later
             except BaseException as exc:
                 _log.warning("backend %s cannot be used: %r", spec.name, exc)
                 failed(spec.name, exc)

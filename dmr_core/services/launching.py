@@ -11,12 +11,13 @@ import attrs
 
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.model import Bundle, Model
-from dmr_core.errors import EngineExitedError, EngineStartTimeoutError, ModelNotFoundError
+from dmr_core.errors import DeadlineError, EngineExitedError, EngineStartTimeoutError, ModelNotFoundError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import LaunchRequest, RunningEngine
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.transport import Transport
-from dmr_core.services.backends import BackendService
+from dmr_core.services.backends import Backend, BackendService
+from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.scheduling.state import Launch
 from dmr_core.services.watching import HealthProbe, WatchedEngine, explained
 
@@ -56,21 +57,8 @@ class LaunchingService:
             DmrError: why not; ``EngineExitedError`` has the end of the engine's output, and the cause if it is known.
         """
         backend = self.backends.get(key.backend)
-        model = self.store.by_id(key.model_id)
-        if model is None:
-            raise ModelNotFoundError(launch.alias)
-        request = LaunchRequest(
-            model=model,
-            bundle=await self.store.bundle(model.id),
-            alias=launch.alias,
-            mode=key.mode,
-            config=_with_packaged_context(launch.config, model),
-            draft=await self._draft(key),
-        )
-        try:
-            started = await backend.engine.start(request)
-        except EngineExitedError as exc:
-            raise explained(backend.engine, exc) from exc
+        request = await self.request(key, launch.alias, launch.config)
+        started = await self._start(backend, request)
         engine = WatchedEngine(
             engine=started,
             kind=backend.engine,
@@ -86,6 +74,37 @@ class LaunchingService:
             await self._take_down(engine)
             raise
         return engine.watch()
+
+    async def request(self, key: RunnerKey, alias: str, config: EngineConfig) -> LaunchRequest:
+        """What an engine is asked for: the model unpacked, and its settings with those it was packaged with.
+
+        Raises:
+            ModelNotFoundError: the model is gone.
+            DmrError: it cannot be unpacked.
+        """
+        model = self.store.by_id(key.model_id)
+        if model is None:
+            raise ModelNotFoundError(alias)
+        merged = _with_packaged_context(config, model)
+        return LaunchRequest(
+            model=model,
+            bundle=await self.store.bundle(model.id),
+            alias=alias,
+            mode=key.mode,
+            config=merged,
+            draft=await self._draft(key),
+            packaged=frozenset() if merged is config else frozenset({"context-size"}),
+        )
+
+    async def _start(self, backend: Backend, request: LaunchRequest) -> RunningEngine:
+        try:
+            return await guarded(
+                lambda: backend.engine.start(request), f"{backend.name}: start()", timeout=self.start_timeout
+            )
+        except EngineExitedError as exc:
+            raise explained(backend.engine, exc) from exc
+        except DeadlineError as exc:
+            raise EngineStartTimeoutError(backend.name, self.start_timeout) from exc
 
     async def _take_down(self, engine: RunningEngine) -> None:
         """Stop an engine to its end, however often we are cancelled meanwhile: its slot is given away after this."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, Self
+from collections.abc import Awaitable, Callable
+from typing import Final, Self, TypeVar
 
 import attrs
 
 from dmr_core.domain.diagnosis import explain_end
 from dmr_core.domain.memory import Footprint
-from dmr_core.errors import EngineExitedError, EngineUnresponsiveError, UpstreamError
+from dmr_core.errors import DmrError, EngineExitedError, EngineUnresponsiveError, UpstreamError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import Engine, RunningEngine
 from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
+from dmr_core.services.plugin_calls import guarded
 
 __all__ = ["HealthProbe", "WatchedEngine", "explained"]
 
@@ -32,6 +34,14 @@ and a probe was seen to wait 17 s, until the first of them was done; it might as
 
 _LONGEST_WORK: Final = 3600.0
 """Seconds after which even an engine that works is given up: it runs in circles."""
+
+_TELLS: Final = 2.0
+"""Seconds a plugin may take to tell what its engine uses."""
+
+_STOP_PATIENCE: Final = 15.0
+"""Seconds beyond its grace that ending an engine may take: SIGKILL, and a driver that lets go of a device."""
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen
@@ -99,15 +109,23 @@ class WatchedEngine(RunningEngine):
 
     async def memory(self) -> Footprint | None:
         """See :class:`RunningEngine`."""
-        return await self.engine.memory()
+        return await self._told(self.engine.memory, "memory")
 
     async def cpu_seconds(self) -> float | None:
         """See :class:`RunningEngine`."""
-        return await self.engine.cpu_seconds()
+        return await self._told(self.engine.cpu_seconds, "cpu_seconds")
 
     async def owns_endpoint(self) -> bool | None:
         """See :class:`RunningEngine`."""
-        return await self.engine.owns_endpoint()
+        return await self._told(self.engine.owns_endpoint, "owns_endpoint")
+
+    async def _told(self, ask: Callable[[], Awaitable[_T | None]], name: str) -> _T | None:
+        """What a plugin tells about its engine, if it does so in good time."""
+        try:
+            return await guarded(ask, f"{self.backend}: {name}()", timeout=_TELLS)
+        except DmrError as exc:
+            _log.warning("%s", exc.message)
+            return None
 
     def watch(self) -> Self:
         """Begin to watch; nothing happens where the interval is 0. Ends with :meth:`stop`."""
@@ -117,7 +135,7 @@ class WatchedEngine(RunningEngine):
 
     async def wait(self) -> EngineExitedError:
         """See :class:`RunningEngine`."""
-        ended = asyncio.ensure_future(self.engine.wait())
+        ended = asyncio.ensure_future(guarded(self.engine.wait, f"{self.backend}: wait()"))
         try:
             await asyncio.wait({ended, self._silence}, return_when=asyncio.FIRST_COMPLETED)
             # An engine that ended is also silent, and its end says more.
@@ -132,7 +150,8 @@ class WatchedEngine(RunningEngine):
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         try:
-            await self.engine.stop(grace)
+            stopping = f"{self.backend}: stop()"
+            await guarded(lambda: self.engine.stop(grace), stopping, timeout=grace + _STOP_PATIENCE)
         finally:
             await self.transport.forget(self.endpoint)
 
@@ -164,7 +183,7 @@ class WatchedEngine(RunningEngine):
             if await probe.healthy(_DEADLINE * self.interval):
                 well, strikes, before = self.clock.monotonic(), 0, None
                 continue
-            now, used = self.clock.monotonic(), await self.engine.cpu_seconds()
+            now, used = self.clock.monotonic(), await self.cpu_seconds()
             silent = now - well
             works = before is not None and used is not None and used - before[1] > _WORKING * (now - before[0])
             strikes = 0 if works else strikes + 1
@@ -178,6 +197,6 @@ def explained(engine: Engine, failure: EngineExitedError) -> EngineExitedError:
     """Why an engine ended: in the words of its plugin, else in those that hold for any program."""
     try:
         failure = engine.explain(failure)
-    except Exception:  # a plugin's code: its bug must not hide the failure
+    except (Exception, SystemExit):  # a plugin's code: its bug must not hide the failure
         _log.exception("explaining the end of %s failed", failure.backend)
     return explain_end(failure)

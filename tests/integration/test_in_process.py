@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dmr_core.testing.fakes.model_store import InMemoryModelStore
 from dmr_core.testing.fakes.process import FakeProcessSupervisor
 from dmr_core.testing.fakes.registry import InMemoryRegistry
 from dmr_core.testing.fakes.transport import Answer as FakeAnswer
+from dmr_core.testing.fakes.transport import Answer as UpstreamAnswer
 from dmr_core.testing.fakes.transport import InMemoryTransport
 from tests.asgi_client import Answer, call
 
@@ -72,6 +74,12 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 
     monkeypatch.setattr(socket.socket, "connect", forbidden)
     monkeypatch.setattr(socket.socket, "bind", forbidden)
+    async with make_world() as made:
+        yield made
+
+
+@asynccontextmanager
+async def make_world(**changes: Any) -> AsyncIterator[World]:
     transport, registry, metrics = InMemoryTransport(), InMemoryRegistry(), InMemoryMetrics()
     engine = FakeEngine(transport)
     overrides = Overrides(
@@ -83,7 +91,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
         entry_points=(),
         backends=(fake_backend(engine),),
     )
-    settings = Settings(models_path=Path("/nowhere"), max_runners=1, max_body=4096)
+    settings = Settings(models_path=Path("/nowhere"), max_runners=1, max_body=4096, **changes)
     policy = ReferencePolicy()
     for name in ("ai/one", "ai/two"):
         made, weights = artifact(name.encode())
@@ -316,7 +324,8 @@ async def test_ps_unload_and_preload(world: World) -> None:
     assert unloaded["unloaded_runners"] == 1
     assert unloaded["runners"] == [{"backend": "fake", "model": "one", "mode": "completion", "stopped": True}]
     assert (await world.call("GET", "/engines/ps")).json() == []
-    assert (await world.call("POST", "/engines/unload", {"all": True})).json() == {"unloaded_runners": 0}
+    again = (await world.call("POST", "/engines/unload", {"all": True})).json()
+    assert again == {"unloaded_runners": 0, "runners": []}
 
 
 async def test_configure_stores_settings_and_loads_the_model(world: World) -> None:
@@ -512,3 +521,31 @@ async def test_the_bundled_model_is_never_looked_up_in_a_registry(world: World) 
     answer = await world.call("GET", "/models/dmr/demo?remote=true")
 
     assert answer.status == 422
+
+
+async def test_an_engines_503_is_429_to_the_stock_cli(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.pull("one")
+    serve = world.transport.serve
+
+    async def busy(request: UpstreamRequest) -> UpstreamAnswer:
+        headers = ((b"content-type", b"application/json"),)
+        return (
+            UpstreamAnswer(200) if request.path == "/health" else UpstreamAnswer(503, headers, b'{"error": "loading"}')
+        )
+
+    monkeypatch.setattr(world.transport, "serve", lambda endpoint, _handler: serve(endpoint, busy))
+    assert (await world.chat("one", "hi", headers=STOCK)).status == 429
+    assert (await world.chat("one", "hi")).status == 503
+
+
+async def test_the_stock_cli_waits_longer_than_a_request_may() -> None:
+    async with make_world(queue_timeout=0.05) as world:
+        await world.pull("one")
+        world.engine.ready.clear()
+        asking = asyncio.ensure_future(world.chat("one", "hi", headers=STOCK))
+        refused = await world.chat("one", "hi")
+        assert (503, "queue_timeout") == (refused.status, refused.json()["error"]["code"])
+        assert int(dict(refused.headers)["retry-after"]) >= 1
+
+        world.engine.ready.set()
+        assert (await asking).status == 200

@@ -250,6 +250,7 @@ class Simulation:
         for demand in state.queue:
             assert self.now <= demand.until + _EPSILON, f"{demand.id} waited for {self.now - demand.since}"
         self._nobody_waits_beside_a_free_place()
+        self._nobody_waits_beside_an_idle_runner()
         self._everybody_has_a_turn()
 
     def _nobody_waits_beside_a_free_place(self) -> None:
@@ -265,6 +266,24 @@ class Simulation:
             taken_by_others = len(state.runners) + len({other.key for other in state.queue if other.key != demand.key})
             fits = state.capacity.holds(reserved + demand.launch.needs)
             assert not (fits and taken_by_others < state.limits.slots), f"{demand.id} waits beside a free place"
+
+    def _nobody_waits_beside_an_idle_runner(self) -> None:
+        """Whoever waits for a place gets that of an idle runner, if it is not pinned and was not loaded just now."""
+        state = self.state
+        if state.capacity.host is not None:
+            return  # with memory to be found as well, who is served first depends on sizes
+        held = {runner.key for runner in state.runners.values()}
+        waiting = {demand.key for demand in state.queue} - held - state.setbacks.keys()
+        stopping = sum(runner.phase is Phase.DRAINING for runner in state.runners.values())
+        idle = [
+            runner.id
+            for runner in state.runners.values()
+            if runner.phase is Phase.READY
+            and not self._leases_of(runner.id)
+            and not runner.launch.keep_alive.is_forever
+            and runner.since + state.limits.residency <= self.now
+        ]
+        assert not idle or len(waiting) <= stopping, f"{waiting} wait beside idle runners {idle}"
 
     def _everybody_has_a_turn(self) -> None:
         """A model somebody waits for has an engine within the bound the documentation gives."""

@@ -35,13 +35,16 @@ _NORMAL_TOKEN: Final = 1
 
 @attrs.frozen(kw_only=True)
 class Shape:
-    """The sizes of a Llama. ``kind`` is how its matrices are stored: f16, q8_0 or q4_0."""
+    """The sizes of a Llama, by default one of 291 MiB.
 
-    layers: int = 8
-    hidden: int = 1024
-    heads: int = 8
+    ``width`` is a token's state between layers, ``hidden`` within; ``kind`` how matrices are stored: f16, q8_0 or q4_0.
+    """
+
+    layers: int = 10
+    width: int = 1024
+    hidden: int = 4096
+    heads: int = 16
     kv_heads: int = 4
-    feed_forward: int = 2816
     context: int = 2048
     vocabulary: int = 512
     kind: str = "f16"
@@ -49,26 +52,26 @@ class Shape:
     @property
     def head(self) -> int:
         """How wide one attention head is."""
-        return self.hidden // self.heads
+        return self.width // self.heads
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names and dimensions, the fastest first, in the order of the file."""
-        yield "token_embd.weight", (self.hidden, self.vocabulary)
+        yield "token_embd.weight", (self.width, self.vocabulary)
         kv = self.kv_heads * self.head
         for layer in range(self.layers):
             for name, dimensions in (
-                ("attn_norm", (self.hidden,)),
-                ("attn_q", (self.hidden, self.hidden)),
-                ("attn_k", (self.hidden, kv)),
-                ("attn_v", (self.hidden, kv)),
-                ("attn_output", (self.hidden, self.hidden)),
-                ("ffn_norm", (self.hidden,)),
-                ("ffn_gate", (self.hidden, self.feed_forward)),
-                ("ffn_up", (self.hidden, self.feed_forward)),
-                ("ffn_down", (self.feed_forward, self.hidden)),
+                ("attn_norm", (self.width,)),
+                ("attn_q", (self.width, self.width)),
+                ("attn_k", (self.width, kv)),
+                ("attn_v", (self.width, kv)),
+                ("attn_output", (self.width, self.width)),
+                ("ffn_norm", (self.width,)),
+                ("ffn_gate", (self.width, self.hidden)),
+                ("ffn_up", (self.width, self.hidden)),
+                ("ffn_down", (self.hidden, self.width)),
             ):
                 yield f"blk.{layer}.{name}.weight", dimensions
-        yield "output_norm.weight", (self.hidden,)
+        yield "output_norm.weight", (self.width,)
 
     def bytes_of(self, dimensions: tuple[int, ...]) -> int:
         """Bytes of one tensor."""
@@ -89,8 +92,8 @@ class Shape:
         return attrs.evolve(self, layers=max(1, -(-(size - nothing) // layer)))
 
 
-def write_big_model(path: Path, shape: Shape | None = None, *, size: int | None = None, seed: int = 7) -> Shape:
-    """Write a GGUF file to ``path``, a piece at a time; its shape.
+def write_big_model(path: Path, shape: Shape | None = None, *, size: int | None = None, seed: int = 7) -> Path:
+    """Write a GGUF file to ``path``, a piece at a time, and return the path.
 
     Args:
         path: Where to; an existing file is replaced.
@@ -112,7 +115,7 @@ def write_big_model(path: Path, shape: Shape | None = None, *, size: int | None 
             else:
                 _fill(file, tile, source.randrange(_TILE_BLOCKS) * block, chosen.bytes_of(dimensions))
             _pad(file)
-    return chosen
+    return path
 
 
 def _tile(kind: str, source: random.Random) -> memoryview:
@@ -143,8 +146,8 @@ def _header(shape: Shape, tensors: list[tuple[str, tuple[int, ...]]]) -> bytes:
     for name, number in {
         "general.file_type": _FILE_TYPES[shape.kind],
         "llama.context_length": shape.context,
-        "llama.embedding_length": shape.hidden,
-        "llama.feed_forward_length": shape.feed_forward,
+        "llama.embedding_length": shape.width,
+        "llama.feed_forward_length": shape.hidden,
         "llama.block_count": shape.layers,
         "llama.attention.head_count": shape.heads,
         "llama.attention.head_count_kv": shape.kv_heads,

@@ -120,8 +120,8 @@ class Exchange:
         services = self.services
         self.asked = services.clock.monotonic()
         # The stock CLI takes a 503 for "not running", so it waits for as long as it likes.
-        patient = is_stock_cli(self.user_agent.decode("latin-1"))
-        with await services.inference.lease(plan, keep_alive=self.keep_alive, patient=patient) as lease:
+        stock = self.relay.stock = is_stock_cli(self.user_agent.decode("latin-1"))
+        with await services.inference.lease(plan, keep_alive=self.keep_alive, patient=stock) as lease:
             self.leased = services.clock.monotonic()
             if self.preload:
                 self.note_time()

@@ -29,6 +29,7 @@ _LAST_WORD: Final = 5.0
 @attrs.define(eq=False)
 class Relay:
     """The way back to one client. ``headers`` go with every answer of an engine; a ``recording`` gets what is sent.
+    ``stock`` is whether the client is the stock CLI, to which any 503 says that the service is not running.
 
     ``status`` is 499 until an answer has started. Of a stream, ``pieces`` are counted and ``first`` is when the first
     of them was sent.
@@ -38,6 +39,7 @@ class Relay:
     clock: Clock
     headers: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     recording: Recording | None = None
+    stock: bool = False
     status: int = 499
     started: bool = False
     streaming: bool = False
@@ -53,6 +55,7 @@ class Relay:
             TimeoutError: the client does not read.
         """
         headers, length = list(self.headers), -1
+        status = 429 if self.stock and response.status == 503 else response.status
         for key, value in response.headers:
             if key in _RETURNED:
                 headers.append((key, value))
@@ -60,15 +63,15 @@ class Relay:
             elif key == b"content-length":
                 length = int(value)
         if self.streaming:
-            await self._start(response.status, headers)
+            await self._start(status, headers)
             await self._events(response, rename)
         elif rename is not None or 0 <= length <= _WHOLE:
             body = await _read_all(response)
-            await self.whole(response.status, headers, rename(body) if rename is not None else body)
+            await self.whole(status, headers, rename(body) if rename is not None else body)
         else:
             if length >= 0:
                 headers.append((b"content-length", b"%d" % length))
-            await self._start(response.status, headers)
+            await self._start(status, headers)
             while chunk := await response.read():
                 await self._write(chunk, more=True)
             await self._write(b"", more=False)

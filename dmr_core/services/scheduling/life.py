@@ -52,7 +52,9 @@ class Lives:
         backend = handle.key.backend
         try:
             handle.engine = await self._launcher(handle.key, launch)
-        except (Exception, asyncio.CancelledError, SystemExit) as exc:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:
             # A bug in a plugin must cost its own load, not the pump; only our own stop cancels us.
             if isinstance(exc, asyncio.CancelledError) and _being_cancelled():
                 self._metrics.load(
@@ -75,7 +77,7 @@ class Lives:
         self._reports.loaded()
         try:
             ended = await handle.engine.wait()
-        except Exception as exc:  # a plugin's code again: an engine nobody can watch is no engine
+        except (Exception, SystemExit) as exc:  # a plugin's code again: an engine nobody can watch is no engine
             _log.exception("watching %s failed", handle.key)
             ended = EngineExitedError(backend, None, f"{type(exc).__name__}: {exc}")
         handle.ended.set_result(ended)
@@ -112,7 +114,7 @@ class Lives:
                 _log.error("%s: %s (attempt %d of %d)", handle.key, exc.message, attempt + 1, _STOP_ATTEMPTS)
                 if self._reports.closing():
                     break
-            except Exception:
+            except (Exception, SystemExit):
                 _log.exception("stopping %s failed", handle.key)
                 break
         if not handle.ended.done():

@@ -31,35 +31,40 @@ def make_room(draft: Draft) -> None:
         if not draft.capacity.holds(demand.launch.needs):
             _refuse_too_large(draft, demand)
             continue
-        if draft.of_key(demand.key) is not None:
+        last = draft.of_key(demand.key)
+        if last is not None:
             # Its last engine is still leaving, and two of one key never run side by side.
-            claims.add(demand)
+            claims.add(demand, soon=last.phase is Phase.DRAINING)
             continue
         setback = draft.setbacks.get(demand.key)
         if setback is not None and (setback.retry_at > draft.now or setback.after & draft.runners.keys()):
             continue
-        if not _fits(draft, demand, claims, leaving=False):
-            if not may_evict or not _evict(draft, demand, claims):
-                if draft.overdue(demand):
-                    return  # nobody overtakes one that has waited so long
-                may_evict = False
-            else:
-                claims.add(demand)
-        elif _fits(draft, demand, claims, leaving=True):
-            draft.start(demand)
+        if _fits(draft, demand, claims, leaving=False):
+            if _fits(draft, demand, claims, leaving=True):
+                draft.start(demand)
+                continue
+            if not _soon(draft, claims):
+                _evict_idle(draft, demand, claims)
+            claims.add(demand, soon=_soon(draft, claims))
+        elif may_evict and _evict(draft, demand, claims):
+            claims.add(demand, soon=_soon(draft, claims))
+        elif draft.overdue(demand):
+            return  # nobody overtakes one that has waited so long
         else:
-            claims.add(demand)
+            may_evict = False
 
 
 @attrs.define
 class _Claims:
-    """Places of leaving runners that are spoken for."""
+    """Places of leaving runners that are spoken for; ``soon`` counts those that are stopping already."""
 
     slots: int = 0
+    soon: int = 0
     memory: Memory = attrs.field(factory=Memory)
 
-    def add(self, demand: Demand) -> None:
+    def add(self, demand: Demand, *, soon: bool) -> None:
         self.slots += 1
+        self.soon += soon
         self.memory += demand.launch.needs
 
 
@@ -85,11 +90,31 @@ def _fits(draft: Draft, demand: Demand, claims: _Claims, *, leaving: bool) -> bo
 
 def _evict(draft: Draft, demand: Demand, claims: _Claims) -> bool:
     """End one runner for ``demand``, or find that one is leaving already; ``False`` when nothing can be done now."""
+    if _soon(draft, claims) or _evict_idle(draft, demand, claims):
+        return True
     if sum(runner.leaving for runner in draft.runners.values()) > claims.slots:
         return True
-    victim = _victim(draft, demand)
+    victim = _victim(draft, demand, claims)
     if victim is None:
         return False
+    _end(draft, victim, demand)
+    return True
+
+
+def _soon(draft: Draft, claims: _Claims) -> bool:
+    """Whether a place that nobody claimed is about to be free: one that is stopping, not one that still answers."""
+    return sum(runner.phase is Phase.DRAINING for runner in draft.runners.values()) > claims.soon
+
+
+def _evict_idle(draft: Draft, demand: Demand, claims: _Claims) -> bool:
+    """End an idle runner for ``demand``, if there is one that may go: it is gone sooner than a busy one that retires."""
+    victim = _victim(draft, demand, claims, idle_only=True)
+    if victim is not None:
+        _end(draft, victim, demand)
+    return victim is not None
+
+
+def _end(draft: Draft, victim: Runner, demand: Demand) -> None:
     alias = demand.launch.alias
     numbers = {
         "waited_seconds": draft.now - demand.since,
@@ -106,13 +131,14 @@ def _evict(draft: Draft, demand: Demand, claims: _Claims) -> bool:
         )
         draft.note(victim.key, victim.launch.alias, "evicted", why, numbers)
         draft.retire(victim, "evicted")
-    return True
 
 
-def _victim(draft: Draft, demand: Demand) -> Runner | None:
-    """The runner to end; see the module."""
+def _victim(draft: Draft, demand: Demand, claims: _Claims, *, idle_only: bool = False) -> Runner | None:
+    """The runner to end; see the module. ``idle_only``: one that is idle and not pinned, or none."""
     ready = [
-        runner for runner in draft.runners.values() if runner.phase is Phase.READY and _helps(draft, runner, demand)
+        runner
+        for runner in draft.runners.values()
+        if runner.phase is Phase.READY and _helps(draft, runner, demand, claims)
     ]
     overdue = draft.overdue(demand)
     movable = [runner for runner in ready if overdue or protected_until(draft, runner) <= draft.now]
@@ -120,6 +146,8 @@ def _victim(draft: Draft, demand: Demand) -> Runner | None:
     idle = [runner for runner in loose if draft.idle(runner)]
     if idle:
         return min(idle, key=lambda runner: _worth(draft, runner))
+    if idle_only:
+        return None
     if overdue:
         weary = [runner for runner in loose if _tenure_ends(draft, runner) <= draft.now]
         if weary:
@@ -137,11 +165,12 @@ def _victim(draft: Draft, demand: Demand) -> Runner | None:
     return min(busy, key=lambda runner: runner.since, default=None)
 
 
-def _helps(draft: Draft, runner: Runner, demand: Demand) -> bool:
-    """Whether its going would bring the demand closer to a place."""
-    if sum(not other.leaving for other in draft.runners.values()) >= draft.limits.slots:
+def _helps(draft: Draft, runner: Runner, demand: Demand, claims: _Claims) -> bool:
+    """Whether its going would bring the demand closer to a place; one that retires still holds its own."""
+    staying = [other for other in draft.runners.values() if other.phase is not Phase.DRAINING]
+    if len(staying) + claims.slots >= draft.limits.slots:
         return True
-    left = draft.capacity.without(draft.reserved(leaving=False))
+    left = draft.capacity.without(sum((other.reserved for other in staying), claims.memory))
     needs = demand.launch.needs
     lacks_host = left.host is not None and left.host < needs.host
     lacks_device = left.device is not None and left.device < needs.device

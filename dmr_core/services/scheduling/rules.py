@@ -134,7 +134,7 @@ def _ready(draft: Draft, runner_id: int) -> None:
     runner = draft.runners.get(runner_id)
     if runner and runner.phase is Phase.LOADING:
         seconds = draft.now - runner.since
-        moved = draft.move(attrs.evolve(runner, load_seconds=seconds), Phase.READY)
+        moved = draft.move(attrs.evolve(runner, load_seconds=seconds, ready_at=draft.now), Phase.READY)
         draft.note(moved.key, moved.launch.alias, "ready", "", {"load_seconds": seconds})
 
 
@@ -172,7 +172,7 @@ def _exited(draft: Draft, runner_id: int, error: DmrError | None) -> None:
         return
     draft.move(runner, Phase.DRAINING, "exited")
     what = error or UnavailableError(f"{runner.key.backend} ended")
-    lived = draft.now - runner.since
+    lived = draft.now - (runner.since if runner.ready_at is None else runner.ready_at)
     draft.setbacks[runner.key] = setbacks.another(draft.setbacks.get(runner.key), what, draft.now, lived=lived)
     draft.note(runner.key, runner.launch.alias, "crashed", what.message.partition("\n")[0], {"lived_seconds": lived})
 

@@ -10,7 +10,9 @@ from typing import Final
 import attrs
 
 from dmr_core.domain.memory import Capacity, Footprint
+from dmr_core.errors import DmrError
 from dmr_core.ports.clock import Clock
+from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.scheduling.lease import Handle
 
 __all__ = ["CapacityReader", "Sample", "Sampler"]
@@ -49,6 +51,7 @@ class Sampler:
         self._handles = handles
         self._report = report
         self._taken = float("-inf")
+        self._last = Capacity()
         self._taking: asyncio.Task[None] | None = None
 
     async def fresh(self) -> None:
@@ -78,26 +81,32 @@ class Sampler:
 
     async def _take(self) -> None:
         handles = [handle for handle in self._handles() if handle.engine is not None]
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                capacity = await self._capacity() if self._capacity else Capacity()
-                found = await asyncio.gather(*(_footprint(handle) for handle in handles))
-        except TimeoutError:
-            _log.warning("memory could not be read within %g s", _TIMEOUT)
-            return
-        except Exception:
-            _log.exception("reading memory failed")
-            return
+        measuring = asyncio.gather(*(_footprint(handle) for handle in handles))
+        capacity = await self._read_capacity()
+        found = await measuring
         self._taken = self._clock.monotonic()
         used = {handle.id: seen for handle, seen in zip(handles, found, strict=True) if seen is not None}
         self._report(Sample(capacity, used))
 
+    async def _read_capacity(self) -> Capacity:
+        """What there is now; what there was last, where that cannot be told in time."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                self._last = await self._capacity() if self._capacity else Capacity()
+        except TimeoutError:
+            _log.warning("the machine's memory could not be read within %g s", _TIMEOUT)
+        except Exception:
+            _log.exception("reading the machine's memory failed")
+        return self._last
+
 
 async def _footprint(handle: Handle) -> Footprint | None:
-    if handle.engine is None:
+    """What one engine uses; one that does not tell in time holds up nobody else's figures."""
+    engine = handle.engine
+    if engine is None:
         return None
     try:
-        return await handle.engine.memory()
-    except Exception:  # a plugin's code
-        _log.exception("measuring %s failed", handle.key)
+        return await guarded(engine.memory, f"{handle.key}: memory()", timeout=_TIMEOUT)
+    except DmrError as exc:
+        _log.warning("%s", exc.message)
         return None

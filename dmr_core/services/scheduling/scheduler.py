@@ -59,6 +59,7 @@ class Scheduler:
         self._on_footprint = on_footprint
         self._samples = capacity is not None or on_footprint is not None
         self._state = State(limits=limits)
+        self._stepped = -math.inf
         self._handles: dict[int, Handle] = {}
         self._ready: dict[RunnerKey, Handle] = {}
         self._waiters = Waiters(clock, metrics)
@@ -261,7 +262,8 @@ class Scheduler:
     async def _next_wake(self) -> None:
         if self._inbox:
             return
-        deadline = rules.next_deadline(self._state, self._observe())
+        # As of the last step: what came due since then is due now, and must not be taken for dealt with.
+        deadline = rules.next_deadline(self._state, attrs.evolve(self._observe(), now=self._stepped))
         for handle in self._handles.values():
             handle.armed = handle.leases == 0
         if math.isinf(deadline):
@@ -289,7 +291,9 @@ class Scheduler:
             self._close_door(self._handles[event.runner_id])
         elif isinstance(event, events.Ready):
             self._handles[event.runner_id].idle_since = self._clock.monotonic()
-        self._state, effects = rules.apply(self._state, event, self._observe())
+        observed = self._observe()
+        self._stepped = observed.now
+        self._state, effects = rules.apply(self._state, event, observed)
         if isinstance(event, events.Ready) and self._state.runners[event.runner_id].phase is Phase.READY:
             handle = self._handles[event.runner_id]
             self._ready[handle.key] = handle

@@ -49,7 +49,8 @@ class Limits:
 class Runner:
     """One engine process, or the place of one.
 
-    ``since`` is when the phase began (seconds, monotonic); ``load_seconds`` how long loading took; ``used`` the most
+    ``since`` is when the phase began (seconds, monotonic); ``load_seconds`` how long loading took, and ``ready_at`` when
+    it ended; ``used`` the most
     memory it was seen to use.
     """
 
@@ -60,6 +61,7 @@ class Runner:
     since: float
     reason: str = ""
     load_seconds: float = 0.0
+    ready_at: float | None = None
     used: Memory | None = None
 
     @property

@@ -144,6 +144,7 @@ class InMemoryModelStore(ModelStore):
             raise MalformedArtifactError("no supported model weights found (expected GGUF, safetensors, or DDUF)")
         root = self._root / model_id.hex
         kinds = {layer.media_type for layer in model.manifest.layers}
+        loras = sum(layer.media_type == LayerType.LORA for layer in model.manifest.layers)
         first = root / "model" / _FIRST[weights]
         return Bundle(
             root=root,
@@ -152,6 +153,7 @@ class InMemoryModelStore(ModelStore):
             dduf=first if weights is Format.DDUF else None,
             mmproj=root / "model" / "model.mmproj" if LayerType.MMPROJ in kinds else None,
             chat_template=root / "model" / "template.jinja" if LayerType.CHAT_TEMPLATE in kinds else None,
+            loras=tuple(root / "model" / "lora" / f"{number:05d}.gguf" for number in range(1, loras + 1)),
             context_size=model.config.context_size,
         )
 

@@ -254,3 +254,20 @@ def test_concurrency_lets_the_next_in_line_in_when_one_is_done() -> None:
 
     world.usage[start.runner_id] = Usage(0, world.now)
     assert [events.Grant(2, start.runner_id)] == world.post(events.Looked())
+
+
+def test_a_runner_that_goes_idle_is_evicted_rather_than_waiting_for_one_that_still_answers() -> None:
+    world = World(slots=2)
+    first, second = world.ready("first"), world.ready("second")
+    world.busy(first)
+    world.busy(second)
+    world.ask("c")
+    world.now += 10.0
+    assert [events.Retire(first)] == world.post(events.Looked())
+
+    world.now += 0.5
+    world.usage[second] = Usage(0, world.now)
+    assert [events.Stop(second, "evicted")] == world.post(events.Looked())
+    assert world.post(events.Looked()) == []
+    (start,) = world.post(events.Stopped(second))
+    assert isinstance(start, events.Start)

@@ -155,3 +155,14 @@ def test_one_that_ends_in_good_order_ends_the_row() -> None:
     world.now += 5.0
     assert [events.Stop(runner, "unload")] == world.post(events.Unloaded(frozenset({runner})))
     assert world.state.setbacks == {}
+
+
+def test_one_that_crashes_while_it_retires_lived_since_it_was_ready() -> None:
+    world = World(slots=1)
+    crash(world, world.ready("a"))
+    runner = world.ready("a")
+    world.busy(runner)
+    world.now += 100.0
+    world.post(events.Unloaded(frozenset({runner})))
+    crash(world, runner, lived=1.0)
+    assert world.state.setbacks[key("a")].failures == 1

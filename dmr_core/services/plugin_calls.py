@@ -1,0 +1,71 @@
+"""Awaiting code that is not ours: whatever a plugin does, it costs its own engine and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from dmr_core.errors import DeadlineError, DmrError, UpstreamError
+
+__all__ = ["guarded"]
+
+_T = TypeVar("_T")
+_log: Final = logging.getLogger("dmr.plugins")
+_FAREWELL: Final = 30.0
+"""Seconds a call that was cancelled may take to clean up, before it is left to itself."""
+
+
+async def guarded(call: Callable[[], Awaitable[_T]], what: str, *, timeout: float | None = None) -> _T:
+    """The result of a plugin's coroutine, which is awaited in a task of its own.
+
+    Conditions pass; everything else it raises, ``SystemExit`` included, becomes one. A call that lasts longer than
+    ``timeout`` seconds is cancelled, and so is one that is awaited by somebody who is cancelled; it is waited for then.
+
+    Raises:
+        DeadlineError: it took longer than it may.
+        UpstreamError: it raised what no caller expects; ``what`` names the call.
+    """
+    task = asyncio.ensure_future(_caught(call, what))
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+    except asyncio.CancelledError:
+        await _abandon(task, what)
+        raise
+    if not task.done():
+        await _abandon(task, what)
+        raise DeadlineError(f"{what} took longer than {timeout:g} s")
+    outcome = task.result()
+    if isinstance(outcome, _Failure):
+        raise outcome.error
+    return outcome
+
+
+class _Failure:
+    def __init__(self, error: DmrError) -> None:
+        self.error = error
+
+
+async def _caught(call: Callable[[], Awaitable[_T]], what: str) -> _T | _Failure:
+    try:
+        return await call()
+    except DmrError as exc:
+        return _Failure(exc)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _Failure(UpstreamError(f"{what} failed: it cancelled itself"))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:
+        _log.exception("%s failed", what)
+        return _Failure(UpstreamError(f"{what} failed: {type(exc).__name__}: {exc}"))
+
+
+async def _abandon(task: asyncio.Future[Any], what: str) -> None:
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=_FAREWELL)
+    if not done:
+        _log.error("%s does not end although it was cancelled, and is left to itself", what)
