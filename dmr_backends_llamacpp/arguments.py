@@ -25,6 +25,8 @@ __all__ = ["DEFAULT_ARGUMENTS", "base_arguments", "check_config", "explained_arg
 
 DEFAULT_ARGUMENTS: Final = ("-ngl", "999", "--metrics")
 _SECTION: Final = "llamacpp"
+_LEAST_PROMPTS: Final = 16
+_MOST_PROMPTS: Final = 512
 _ANY_MODEL: Final = ("--model", "model.gguf")
 
 
@@ -133,9 +135,16 @@ def explained_arguments(
             lost.append((_use("--mmproj-auto").flag.slot, projector.claim))
         else:
             ours.append(projector)
-    if not any(one.slot == _use("--jinja").flag.slot for one in (*first, *last)):
-        ours.append(claimed(_use("--jinja"), Source.DEFAULT))
+    for name, value in (("--jinja", None), ("--cache-ram", str(_prompt_cache(request.model.size)))):
+        default = _use(name, value)
+        if not any(one.slot == default.flag.slot for one in (*first, *last)):
+            ours.append(claimed(default, Source.DEFAULT))
     return resolve((*first, *ours, *_speculative(request), *last), lost)
+
+
+def _prompt_cache(size: int) -> int:
+    """MiB of finished prompts to keep. llama.cpp's own default, 8 GiB, would make any estimate of memory worthless."""
+    return min(_MOST_PROMPTS, max(_LEAST_PROMPTS, size // 4 >> 20))
 
 
 def _use(name: str, value: str | None = None) -> ParsedFlag:

@@ -79,7 +79,9 @@ class LlamaCppEngine(Engine):
 
     def estimate(self, request: MemoryRequest) -> Memory:
         """See :class:`Engine`."""
-        return estimate(request, self.base, on_device=self.context.variant != CPU)
+        # The bundled server is built for the CPU.
+        on_device = self.context.variant != CPU and not _bundled(self.context.environment)
+        return estimate(request, self.base, on_device=on_device)
 
     def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ HEAD = ("--model", str(WEIGHTS), "--host", str(SOCKET), "--alias", "one")
 def request(**changes: Any) -> LaunchRequest:
     model = Model(id=ARTIFACT.id, tags=(), manifest=ARTIFACT.manifest, config=ModelConfig(format="gguf"))
     return attrs.evolve(LaunchRequest(model=model, bundle=BUNDLE, alias="one"), **changes)
+
+
+def argv(request: LaunchRequest, base: tuple[str, ...]) -> tuple[str, ...]:
+    """The argument vector, but for the prompt cache, which has a test of its own."""
+    words = list(server_arguments(request, base, SOCKET))
+    place = words.index("--cache-ram")
+    return (*words[:place], *words[place + 2 :])
 
 
 def flags(*words: str) -> EngineConfig:
@@ -152,7 +160,7 @@ DRAFT_HEAD = ("--jinja", "--model-draft", "/models/draft/model/model.gguf")
 def test_a_request_becomes_an_argument_vector(changes: dict[str, Any], rest: tuple[str, ...]) -> None:
     base = () if "-ngl" in rest else ("-ngl", "999")
 
-    assert (*base, *HEAD, *rest) == server_arguments(request(**changes), ("-ngl", "999"), SOCKET)
+    assert (*base, *HEAD, *rest) == argv(request(**changes), ("-ngl", "999"))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +178,27 @@ def test_a_request_becomes_an_argument_vector(changes: dict[str, Any], rest: tup
 def test_what_the_operator_said_stands_until_a_setting_says_otherwise(
     base: tuple[str, ...], changes: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
-    assert expected == server_arguments(request(**changes), base, SOCKET)
+    assert expected == argv(request(**changes), base)
+
+
+@pytest.mark.parametrize(
+    ("weights", "base", "words", "expected"),
+    [
+        (1 << 20, (), (), "16"),
+        (1 << 30, (), (), "256"),
+        (1 << 40, (), (), "512"),
+        (1 << 30, ("--cache-ram", "8192"), (), "8192"),
+        (1 << 30, ("-cram", "-1"), (), "-1"),
+        (1 << 30, (), ("--cache-ram", "7"), "7"),
+    ],
+)
+def test_the_prompt_cache_is_bounded_by_the_models_size_unless_somebody_says_otherwise(
+    weights: int, base: tuple[str, ...], words: tuple[str, ...], expected: str
+) -> None:
+    model = attrs.evolve(request().model, manifest_size=weights)
+    given = server_arguments(request(model=model, config=flags(*words)), base, SOCKET)
+    (value,) = [value for name, value in pairwise(given) if name in ("--cache-ram", "-cram")]
+    assert value == expected
 
 
 def test_a_flag_that_is_not_allowed_never_reaches_the_engine() -> None:
@@ -182,7 +210,7 @@ def test_a_flag_that_is_not_allowed_never_reaches_the_engine() -> None:
 def test_a_model_that_says_how_to_pool_is_not_overruled() -> None:
     config = ModelConfig(format="gguf", gguf={"bert.pooling_type": "2"})
     model = Model(id=ARTIFACT.id, tags=(), manifest=ARTIFACT.manifest, config=config)
-    given = server_arguments(request(model=model, mode=EngineMode.EMBEDDING), (), SOCKET)
+    given = argv(request(model=model, mode=EngineMode.EMBEDDING), ())
 
     assert (*HEAD, "--embeddings", "--jinja") == given
 
