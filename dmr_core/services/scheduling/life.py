@@ -14,6 +14,7 @@ from dmr_core.errors import DeadlineError, DmrError, EngineExitedError, Upstream
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import RunningEngine
 from dmr_core.ports.metrics import Metrics
+from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.scheduling import events
 from dmr_core.services.scheduling.lease import Handle
 from dmr_core.services.scheduling.state import Launch
@@ -22,6 +23,8 @@ __all__ = ["Launcher", "Lives", "Reports"]
 
 _log: Final = logging.getLogger("dmr.scheduler")
 _STOP_ATTEMPTS: Final = 6
+_STOP_PATIENCE: Final = 20.0
+"""Seconds beyond its grace that one attempt to end an engine may take."""
 
 Launcher = Callable[[RunnerKey, Launch], Awaitable[RunningEngine]]
 """Starts an engine and returns once it can serve. Cancelling it, or its failing, leaves nothing behind."""
@@ -76,10 +79,9 @@ class Lives:
         self._reports.post(events.Ready(handle.id))
         self._reports.loaded()
         try:
-            ended = await handle.engine.wait()
-        except (Exception, SystemExit) as exc:  # a plugin's code again: an engine nobody can watch is no engine
-            _log.exception("watching %s failed", handle.key)
-            ended = EngineExitedError(backend, None, f"{type(exc).__name__}: {exc}")
+            ended = await guarded(handle.engine.wait, f"{handle.key}: wait()")
+        except DmrError as exc:  # a plugin's code again: an engine nobody can watch is no engine
+            ended = EngineExitedError(backend, None, exc.message)
         handle.ended.set_result(ended)
         _log.warning("%s: %s", launch.alias, ended.summary)
         self._metrics.unload(backend=backend, reason="exited")
@@ -104,18 +106,20 @@ class Lives:
 
         What does not end keeps its place: to give it away while the memory is still taken would take the next one down.
         """
-        if handle.engine is None:
+        engine = handle.engine
+        if engine is None:
             return
+        what, limit = f"{handle.key}: stop()", self._grace + _STOP_PATIENCE
         for attempt in range(_STOP_ATTEMPTS):
             try:
-                await handle.engine.stop(self._grace)
+                await guarded(lambda: engine.stop(self._grace), what, timeout=limit)
                 break
             except DeadlineError as exc:
                 _log.error("%s: %s (attempt %d of %d)", handle.key, exc.message, attempt + 1, _STOP_ATTEMPTS)
                 if self._reports.closing():
                     break
-            except (Exception, SystemExit):
-                _log.exception("stopping %s failed", handle.key)
+            except DmrError as exc:
+                _log.error("%s", exc.message)
                 break
         if not handle.ended.done():
             handle.ended.set_result(EngineExitedError(handle.key.backend, None))

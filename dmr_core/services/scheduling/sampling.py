@@ -50,18 +50,21 @@ class Sampler:
         self._capacity = capacity
         self._handles = handles
         self._report = report
-        self._taken = float("-inf")
+        self._read_at = float("-inf")
         self._last = Capacity()
+        self._reading: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[None] | None = None
 
     async def fresh(self) -> None:
-        """Return once there is a sample that is at most a second old. Shared by all who ask meanwhile."""
-        if self._clock.monotonic() - self._taken < _FRESH:
+        """Return once the capacity is known as of a second ago at most; no engine can hold that up. Never fails."""
+        if self._clock.monotonic() - self._read_at < _FRESH:
             return
-        await self.take()
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._read(), name="memory-capacity")
+        await asyncio.wait({self._reading})
 
     async def take(self) -> None:
-        """Take a sample now, or wait for the one that is being taken. Never fails."""
+        """Take a whole sample now, or wait for the one that is being taken. Never fails."""
         if self._taking is None or self._taking.done():
             self._taking = asyncio.get_running_loop().create_task(self._take(), name="memory-sample")
         await asyncio.wait({self._taking})
@@ -75,21 +78,26 @@ class Sampler:
 
     async def aclose(self) -> None:
         """Stop what is being taken."""
-        if self._taking is not None:
-            self._taking.cancel()
-            await asyncio.gather(self._taking, return_exceptions=True)
+        tasks = [task for task in (self._reading, self._taking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _take(self) -> None:
         handles = [handle for handle in self._handles() if handle.engine is not None]
         measuring = asyncio.gather(*(_footprint(handle) for handle in handles))
-        capacity = await self._read_capacity()
-        found = await measuring
-        self._taken = self._clock.monotonic()
+        try:
+            await self._read()
+            found = await measuring
+        finally:
+            measuring.cancel()
         used = {handle.id: seen for handle, seen in zip(handles, found, strict=True) if seen is not None}
-        self._report(Sample(capacity, used))
+        if used:
+            self._report(Sample(self._last, used))
 
-    async def _read_capacity(self) -> Capacity:
-        """What there is now; what there was last, where that cannot be told in time."""
+    async def _read(self) -> None:
+        """Report what there is now; what there was last, where that cannot be told in time."""
+        began = self._clock.monotonic()
         try:
             async with asyncio.timeout(_TIMEOUT):
                 self._last = await self._capacity() if self._capacity else Capacity()
@@ -97,7 +105,8 @@ class Sampler:
             _log.warning("the machine's memory could not be read within %g s", _TIMEOUT)
         except Exception:
             _log.exception("reading the machine's memory failed")
-        return self._last
+        self._read_at = began
+        self._report(Sample(self._last, {}))
 
 
 async def _footprint(handle: Handle) -> Footprint | None:

@@ -57,7 +57,10 @@ async def test_a_sample_has_the_capacity_and_every_footprint(machine: Machine) -
     machine.engine("a", Footprint(resident=5))
     machine.engine("b", Footprint(resident=7))
     await machine.sampler.take()
-    assert machine.samples == [Sample(Capacity(10), {1: Footprint(resident=5), 2: Footprint(resident=7)})]
+    assert machine.samples == [
+        Sample(Capacity(10), {}),
+        Sample(Capacity(10), {1: Footprint(resident=5), 2: Footprint(resident=7)}),
+    ]
 
 
 @pytest.mark.parametrize("trouble", [None, ValueError("bug"), SystemExit(1)])
@@ -65,7 +68,19 @@ async def test_an_engine_that_does_not_tell_holds_up_nobody(machine: Machine, tr
     machine.engine("silent", trouble)
     machine.engine("b", Footprint(resident=7))
     await machine.sampler.take()
-    assert machine.samples == [Sample(Capacity(10), {2: Footprint(resident=7)})]
+    assert machine.samples == [Sample(Capacity(10), {}), Sample(Capacity(10), {2: Footprint(resident=7)})]
+
+
+async def test_an_engine_that_does_not_tell_holds_up_no_load(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.engine("silent", None)
+    monkeypatch.setattr(sampling, "_TIMEOUT", 30.0)
+    taking = asyncio.ensure_future(machine.sampler.take())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5.0):
+        await machine.sampler.fresh()
+    assert machine.samples[-1] == Sample(Capacity(10), {})
+    await machine.sampler.aclose()
+    await asyncio.gather(taking, return_exceptions=True)
 
 
 async def test_a_machine_that_does_not_tell_is_taken_to_be_as_it_was(machine: Machine) -> None:
