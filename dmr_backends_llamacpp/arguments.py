@@ -123,9 +123,9 @@ def explained_arguments(
         _ours("--model", str(bundle.gguf)),
         _ours("--host", str(socket)),
         _ours("--alias", request.alias),
-        *_mode_flags(request, {one.slot for one in (*first, *last)}),
+        *_mode_flags(request),
         *_configured(request),
-        *(claimed(_use("--lora", str(path)), Source.ARTIFACT, "adapter") for path in bundle.loras),
+        *_adapters(request),
     ]
     lost: list[tuple[str, Claim]] = []
     if bundle.mmproj is not None:
@@ -135,16 +135,39 @@ def explained_arguments(
             lost.append((_use("--mmproj-auto").flag.slot, projector.claim))
         else:
             ours.append(projector)
-    for name, value in (("--jinja", None), ("--cache-ram", str(_prompt_cache(request.model.size)))):
-        default = _use(name, value)
-        if not any(one.slot == default.flag.slot for one in (*first, *last)):
-            ours.append(claimed(default, Source.DEFAULT))
+    given = {one.slot for one in (*first, *last)}
+    for default in _defaults(request):
+        if default.slot in given:
+            lost.append((default.slot, default.claim))
+        else:
+            ours.append(default)
+    if operators:
+        lost += [(use.flag.slot, claimed(use, Source.DEFAULT).claim) for use in OPERATOR_FLAGS.parse(DEFAULT_ARGUMENTS)]
     return resolve((*first, *ours, *_speculative(request), *last), lost)
+
+
+def _defaults(request: LaunchRequest) -> Iterator[ClaimedUse]:
+    """What is said to a server where neither operator nor client says it."""
+    # A chat model does not say how to pool its tokens, and llama.cpp then refuses to embed: take their mean.
+    pooled = any(key.endswith(".pooling_type") for key in request.model.config.gguf)
+    if request.mode is EngineMode.EMBEDDING and not pooled:
+        yield claimed(_use("--pooling", "mean"), Source.DEFAULT, "mode embedding")
+    yield claimed(_use("--jinja"), Source.DEFAULT)
+    yield claimed(_use("--cache-ram", str(_prompt_cache(request.model.size))), Source.DEFAULT)
 
 
 def _prompt_cache(size: int) -> int:
     """MiB of finished prompts to keep. llama.cpp's own default, 8 GiB, would make any estimate of memory worthless."""
     return min(_MOST_PROMPTS, max(_LEAST_PROMPTS, size // 4 >> 20))
+
+
+def _adapters(request: LaunchRequest) -> Iterator[ClaimedUse]:
+    for path in request.bundle.loras:
+        if "," in str(path):  # which llama-server would take for two paths
+            raise UnsupportedFormatError(
+                f"an adapter of {request.alias!r} cannot be loaded: {str(path)!r} has a comma in it"
+            )
+        yield claimed(_use("--lora", str(path)), Source.ARTIFACT, "adapter")
 
 
 def _use(name: str, value: str | None = None) -> ParsedFlag:
@@ -188,8 +211,8 @@ def _speculative(request: LaunchRequest) -> Iterator[ClaimedUse]:
         yield claimed(_use("--spec-draft-p-min", rate), Source.CONFIGURATION)
 
 
-def _mode_flags(request: LaunchRequest, given: set[str]) -> Iterator[ClaimedUse]:
-    """What the mode asks for; ``given`` are the slots that operator and client set."""
+def _mode_flags(request: LaunchRequest) -> Iterator[ClaimedUse]:
+    """What the mode asks for."""
     mode = f"mode {request.mode.value}"
     match request.mode:
         case EngineMode.COMPLETION:
@@ -198,12 +221,6 @@ def _mode_flags(request: LaunchRequest, given: set[str]) -> Iterator[ClaimedUse]
                 yield claimed(template, Source.ARTIFACT, "chat template")
         case EngineMode.EMBEDDING:
             yield _ours("--embeddings", by=mode)
-            # A chat model does not say how to pool its tokens, and llama.cpp then refuses to embed: take their mean.
-            pooling = claimed(_use("--pooling", "mean"), Source.DEFAULT, mode)
-            if pooling.slot not in given and not any(
-                key.endswith(".pooling_type") for key in request.model.config.gguf
-            ):
-                yield pooling
         case EngineMode.RERANKING:
             yield _ours("--embeddings", by=mode)
             yield _ours("--reranking", by=mode)

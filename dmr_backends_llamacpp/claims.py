@@ -15,6 +15,8 @@ from dmr_core.ports.engine import Argument
 __all__ = ["ClaimedUse", "claimed", "resolve"]
 
 _CONTEXT: Final = "--ctx-size"
+_MODE: Final = "mode"
+"""What is explained is the settings of a mode: the flags that carry it out are known as themselves."""
 # Settings that are known by other names than their flags', by what the flag sets.
 _NAMES: Final = {
     OPERATOR_FLAGS.use(flag).flag.slot: name
@@ -76,7 +78,7 @@ def resolve(uses: Sequence[ClaimedUse], lost: Iterable[tuple[str, Claim]] = ()) 
 
 
 def _name(flag: Flag) -> str:
-    if flag.setting:
+    if flag.setting and flag.setting != _MODE:
         return flag.setting
     if flag.slot in _NAMES:
         return _NAMES[flag.slot]

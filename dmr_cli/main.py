@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "package": ("dmr_cli.client.commands.package:package", "Make a model of files on disk"),
     "ps": ("dmr_cli.client.commands.ps:ps", "List the models in memory"),
     "unload": ("dmr_cli.client.commands.unload:unload", "Take models out of memory (alias: stop)"),
+    "configure": ("dmr_cli.client.commands.configure:configure", "Change how a model is loaded (alias: config)"),
     "df": ("dmr_cli.client.commands.df:df", "Show how much disk the models take"),
     "why": ("dmr_cli.client.commands.why:why", "Tell why a model is, or is not, in memory"),
     "logs": ("dmr_cli.client.commands.logs:logs", "Show what the service and its engines said lately"),
@@ -39,7 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "version": ("dmr_cli.client.commands.version:version", "Show the versions of client and service"),
     "serve": ("dmr_cli.server.serve:serve", "Run the service"),
 }
-ALIASES: Final = {"ls": "list", "stop": "unload"}
+ALIASES: Final = {"ls": "list", "stop": "unload", "config": "configure"}
 _PROGRAMS: Final = ("dmr", "model-cli", "docker-model")
 
 

@@ -25,6 +25,7 @@ class BackgroundTasks:
         task = asyncio.get_running_loop().create_task(self._run(work, name, timeout), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: work.close())  # cancelled before it began, nobody else would
 
     async def aclose(self) -> None:
         """Cancel what still runs."""

@@ -92,6 +92,13 @@ class ConfigureBody:
     mode: EngineMode
     change: dict[str, Any]
 
+    @property
+    def draft(self) -> str:
+        """The draft model it names, if any."""
+        speculative = self.change.get("speculative")
+        name = speculative.get("draft_model") if isinstance(speculative, dict) else None
+        return name if isinstance(name, str) else ""
+
     @classmethod
     def read(cls, body: bytes) -> ConfigureBody:
         """Read a request body. Mixed hyphens and underscores are the wire's own.

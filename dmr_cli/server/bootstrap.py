@@ -206,7 +206,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
                 backends=backends,
                 scheduler=scheduler,
                 keep_alive=settings.keep_alive,
-                keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip()),
+                keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip("\"' ")),
             ),
             health=health,
             metrics_page=MetricsPage(

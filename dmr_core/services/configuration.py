@@ -36,10 +36,20 @@ class ConfigurationService:
 
     def effective(self, key: ConfigKey) -> EngineConfig:
         """What a runner is started with: its own settings, else for some modes those for completion."""
+        return self._configs[key] if key in self._configs else self.inherited(key)
+
+    def inherited(self, key: ConfigKey) -> EngineConfig:
+        """What a runner would be started with if it had no settings of its own."""
         backend, model_id, mode = key
-        if key not in self._configs and mode in _FALLBACK_MODES:
-            return self.own((backend, model_id, EngineMode.COMPLETION))
-        return self.own(key)
+        return self.own((backend, model_id, EngineMode.COMPLETION)) if mode in _FALLBACK_MODES else _NOTHING
+
+    def affected(self, key: ConfigKey) -> frozenset[ConfigKey]:
+        """Whose settings these are: ``key``, and modes that have none of their own and take those for completion."""
+        backend, model_id, mode = key
+        if mode is not EngineMode.COMPLETION:
+            return frozenset({key})
+        others = {(backend, model_id, other) for other in _FALLBACK_MODES}
+        return frozenset({key, *(others - self._configs.keys())})
 
     def any_of(self, model_id: Digest, mode: EngineMode) -> EngineConfig | None:
         """Settings of a model for whichever backend."""
@@ -64,7 +74,7 @@ class ConfigurationService:
             StoreUnwritableError, StorageFullError: they could not.
         """
         before = self._configs.get(key)
-        if config == before:
+        if config == self.own(key):
             return
         self._configs[key] = config
         try:
@@ -78,8 +88,14 @@ class ConfigurationService:
     async def forget(self, keys: tuple[ConfigKey, ...]) -> None:
         """Settings that are no more. Raises as :meth:`put`."""
         for key in keys:
-            if self._configs.pop(key, None) is not None and self._store is not None:
+            before = self._configs.pop(key, None)
+            if before is None or self._store is None:
+                continue
+            try:
                 await self._store.write(key, None)
+            except BaseException:
+                self._configs.setdefault(key, before)
+                raise
 
     def _restore(self, key: ConfigKey, before: EngineConfig | None) -> None:
         if before is None:

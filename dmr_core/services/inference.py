@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -18,10 +19,12 @@ from dmr_core.ports.config_store import ConfigKey
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
+from dmr_core.services.drafts import check_draft, draft_of
 from dmr_core.services.memory import MemoryService
 from dmr_core.services.scheduling.lease import Lease, RunnerView
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.scheduling.state import Launch, Phase
+from dmr_core.services.underway import Underway
 
 __all__ = ["ConfiguredModel", "InferenceService", "Plan"]
 
@@ -61,6 +64,8 @@ class InferenceService:
     memory: MemoryService | None = None
     configuration: ConfigurationService = attrs.field(factory=ConfigurationService)
     _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
+    _underway: Underway = attrs.field(factory=Underway)
+    _changing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     def __attrs_post_init__(self) -> None:
         self.backends.watch(self._plans.clear)
@@ -73,6 +78,7 @@ class InferenceService:
         Raises:
             ModelNotFoundError, InvalidReferenceError: ``name`` names nothing.
             BackendNotFoundError, UnsupportedFormatError, BackendNotInstalledError: nobody can serve it.
+            PreconditionError: its draft model is gone.
         """
         model = self.catalog.find(name)
         cached = self._plans.get((name, mode, backend, lenient))
@@ -81,8 +87,10 @@ class InferenceService:
         stored = None if backend else self.configuration.any_of(model.id, mode)
         chosen = self.backends.choose(model, mode, backend, lenient=lenient, config=stored)
         config = self.configuration.effective((chosen.name, model.id, mode))
-        draft = self.catalog.find(config.speculative.draft_model).id if config.speculative else None
+        draft = draft_of(self.catalog, name, config)
         plan = Plan(RunnerKey(chosen.name, model.id, mode, draft), name, chosen.reason)
+        if draft is not None:
+            return plan  # never remembered: the draft's name may come to mean another model
         if len(self._plans) >= _MAX_PLANS:
             self._plans.clear()
         self._plans[name, mode, backend, lenient] = (model, plan)
@@ -103,9 +111,18 @@ class InferenceService:
                     self.scheduler.retune(view.id, keep_alive)
         return lease
 
+    async def preload(self, plan: Plan) -> None:
+        """Load a model that nobody asked for yet. Given up without ado when it is configured anew.
+
+        Raises as :meth:`lease`.
+        """
+        with self._underway.preloading(_config_key(plan.key)):
+            (await self.lease(plan)).release()
+
     async def _load(self, plan: Plan, keep_alive: KeepAlive | None, wait: float | None) -> Lease:
         await self.backends.ready(plan.key.backend)
-        config = self.configuration.effective(_config_key(plan.key))
+        key = _config_key(plan.key)
+        config = self.configuration.effective(key)
         launch = Launch(
             alias=plan.alias,
             config=config,
@@ -113,7 +130,8 @@ class InferenceService:
             needs=self._needs(plan.key, config),
             concurrency=config.concurrency,
         )
-        return await self.scheduler.lease(plan.key, launch, wait=wait)
+        with self._underway.waiting(key):
+            return await self.scheduler.lease(plan.key, launch, wait=wait)
 
     def _needs(self, key: RunnerKey, config: EngineConfig) -> Memory:
         model = self.catalog.by_id(key.model_id)
@@ -180,23 +198,23 @@ class InferenceService:
 
         Raises:
             ModelNotFoundError, BackendNotFoundError, UnsupportedFormatError: as for :meth:`plan`.
-            InvalidConfigurationError: the engine refuses a setting; nothing was changed.
+            InvalidConfigurationError: the engine refuses a setting, or there is no such draft model; nothing was changed.
             RunnerActiveError: a runner that would have to be restarted is loading or busy.
             StoreUnwritableError, StorageFullError: the settings could not be kept; nothing was changed.
         """
-        model = self.catalog.find(name)
-        wanted = self.configuration.any_of(model.id, mode)
-        chosen = self.backends.choose(model, mode, backend, config=wanted)
-        key = (chosen.name, model.id, mode)
-        config = self.configuration.changed(key, change)
-        if backend is None:
-            chosen = self.backends.choose(model, mode, None, config=config)
+        async with self._changing:
+            model = self.catalog.find(name)
+            wanted = self.configuration.any_of(model.id, mode)
+            chosen = self.backends.choose(model, mode, backend, config=wanted)
             key = (chosen.name, model.id, mode)
             config = self.configuration.changed(key, change)
-        chosen.engine.check(config)
-        if config.speculative:
-            self.catalog.find(config.speculative.draft_model)
-        await self._apply(key, config)
+            if backend is None:
+                chosen = self.backends.choose(model, mode, None, config=config)
+                key = (chosen.name, model.id, mode)
+                config = self.configuration.changed(key, change)
+            chosen.engine.check(config)
+            check_draft(self.catalog, model, config)
+            await self._apply(key, config)
         self.scheduler.forgive(model.id)
         return self.plan(name, mode, backend)
 
@@ -213,34 +231,37 @@ class InferenceService:
             for key, _ in self.configuration.entries()
             if key[1] == model.id and mode in (None, key[2]) and backend in (None, key[0])
         ]
-        for key in keys:
-            await self._apply(key, EngineConfig())
-        await self.configuration.forget(tuple(keys))
-        self._plans.clear()
+        async with self._changing:
+            for key in keys:
+                await self._apply(key, None)
         return len(keys)
 
     async def forget(self, model_id: Digest) -> None:
         """Settings of a model that was removed."""
         await self.configuration.forget(tuple(key for key, _ in self.configuration.entries() if key[1] == model_id))
 
-    async def _apply(self, key: ConfigKey, config: EngineConfig) -> None:
-        before = self.configuration.effective(key)
-        restart = not config.launches_like(before)
-        affected = self._affected(key)
-        if restart and any(view.leases or view.phase is not Phase.READY for view in affected):
-            raise RunnerActiveError("runner already active")
-        await self.configuration.put(key, config)
-        self._plans.clear()
-        # Once more: a runner may have been started, or taken into use, while the settings were written.
-        affected = self._affected(key)
+    async def _apply(self, key: ConfigKey, config: EngineConfig | None) -> None:
+        """Keep settings, or forget them (``None``), and see to the runners they are for."""
+        keys = self.configuration.affected(key)
+        then = self.configuration.inherited(key) if config is None else config
+        restart = not then.launches_like(self.configuration.effective(key))
         if restart:
+            await self._underway.give_up(keys)
+            await self.scheduler.decided()
+        affected = [view for view in self.scheduler.runners() if _config_key(view.key) in keys]
+        if restart:
+            self._underway.check_idle(keys, affected)
+            # Before the settings are written, and in force: who asks meanwhile gets a runner that has them.
             self.scheduler.unload([view.id for view in affected], "reconfigured")
+            self._plans.clear()
+        await (self.configuration.forget((key,)) if config is None else self.configuration.put(key, config))
+        self._plans.clear()
+        if restart:
             return
-        for view in affected:
-            self.scheduler.retune(view.id, config.keep_alive or self.keep_alive, concurrency=config.concurrency or 0)
-
-    def _affected(self, key: ConfigKey) -> list[RunnerView]:
-        return [view for view in self.scheduler.runners() if _config_key(view.key) == key]
+        for view in self.scheduler.runners():
+            if _config_key(view.key) in keys:
+                keep_alive = then.keep_alive or self.keep_alive
+                self.scheduler.retune(view.id, keep_alive, concurrency=then.concurrency or 0)
 
     def configured(self, name: str | None = None) -> tuple[ConfiguredModel, ...]:
         """Settings stored for models that exist; those of one model if it is named."""

@@ -99,7 +99,10 @@ class LaunchingService:
     async def _start(self, backend: Backend, request: LaunchRequest) -> RunningEngine:
         try:
             return await guarded(
-                lambda: backend.engine.start(request), f"{backend.name}: start()", timeout=self.start_timeout
+                lambda: backend.engine.start(request),
+                f"{backend.name}: start()",
+                timeout=self.start_timeout,
+                unwanted=self._take_down,
             )
         except EngineExitedError as exc:
             raise explained(backend.engine, exc) from exc

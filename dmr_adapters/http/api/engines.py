@@ -29,14 +29,17 @@ from dmr_core.errors import (
     BackendNotFoundError,
     BodyTooLargeError,
     DmrError,
+    InvalidReferenceError,
     InvalidRequestError,
     ModelNotFoundError,
+    RunnerActiveError,
 )
-from dmr_core.services.inference import Plan
 
 __all__ = ["EnginesApi"]
 
 _PRELOAD_TIMEOUT: Final = 600.0
+_BUSY: Final = "runner already active"
+"""All that the stock CLI is told of a runner that would have to be restarted."""
 _MEASURE_TIMEOUT: Final = 1.0
 
 
@@ -111,19 +114,28 @@ class EnginesApi:
         return json_response({"unloaded_runners": len(chosen), "runners": [unloaded_json(view) for view in chosen]})
 
     async def configure(self, request: Request) -> Response:
-        """``POST /engines/[{backend}/]_configure``: store settings, then load the model with them in the background."""
+        """``POST`` or ``PATCH /engines/[{backend}/]_configure``: store settings, then load the model with them in the background."""
         try:
             body = ConfigureBody.read(await read_body(request.receive, self._services.settings.max_body))
             await self._services.catalog.find_fresh(body.model)
+            if body.draft:
+                with suppress(
+                    ModelNotFoundError, InvalidReferenceError
+                ):  # whether it may be missing is not decided here
+                    await self._services.catalog.find_fresh(body.draft)
             backend = request.path_params.get("backend")
             plan = await self._services.inference.configure(body.model, body.mode, backend, body.change)
         except BackendNotFoundError:
             return plain_text("backend not found", 404)
         except ModelNotFoundError as exc:
             return plain_text(not_found_text(exc.reference), 404)
+        except RunnerActiveError as exc:
+            return plain_text(_BUSY if _stock(request) else exc.message, status_of(exc))
         except DmrError as exc:
             return plain_text(exc.message, 400 if isinstance(exc, BodyTooLargeError) else status_of(exc))
-        self._background.start(self._preload(plan), f"preload-{plan.alias}", timeout=_PRELOAD_TIMEOUT)
+        self._background.start(
+            self._services.inference.preload(plan), f"preload-{plan.alias}", timeout=_PRELOAD_TIMEOUT
+        )
         return Response(status_code=202)
 
     async def configured(self, request: Request) -> Response:
@@ -150,10 +162,6 @@ class EnginesApi:
     async def plugins(self, _request: Request) -> Response:
         """``GET /dmr/v1/plugins``."""
         return json_response(plugins_json(self._services.plugins(), self._services.detections))
-
-    async def _preload(self, plan: Plan) -> None:
-        lease = await self._services.inference.lease(plan)
-        lease.release()
 
 
 def _stock(request: Request) -> bool:

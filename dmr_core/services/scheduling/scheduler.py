@@ -240,6 +240,11 @@ class Scheduler:
             self._empty.clear()
             await self._empty.wait()
 
+    async def decided(self) -> None:
+        """Return once everything that was asked for so far has been decided, so that :meth:`runners` shows it."""
+        while self._inbox and self.alive:  # noqa: ASYNC110 - it takes the pump a turn or two, and it tells nobody
+            await asyncio.sleep(0)
+
     # --- the pump
 
     def _post(self, event: events.Event) -> None:

@@ -82,3 +82,49 @@ async def test_a_call_that_cannot_be_cancelled_is_left_to_itself(
     assert "stubborn() does not end although it was cancelled" in caplog.text
     release.set()
     await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_a_result_that_nobody_waits_for_any_more_is_disposed_of(turns: int) -> None:
+    """Whether the call had returned already when its caller was cancelled, or returns although it is cancelled."""
+    disposed: list[int] = []
+
+    async def makes() -> int:
+        if turns > 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return 7
+        return 7
+
+    async def dispose(made: int) -> None:
+        await asyncio.sleep(0)
+        disposed.append(made)
+
+    caller = asyncio.ensure_future(guarded(makes, "makes()", unwanted=dispose))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert disposed == [7]
+
+
+async def test_a_result_that_comes_too_late_is_disposed_of() -> None:
+    disposed: list[int] = []
+
+    async def lingers() -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return 7
+        return 0
+
+    async def dispose(made: int) -> None:
+        disposed.append(made)
+
+    with pytest.raises(DeadlineError):
+        await guarded(lingers, "lingers()", timeout=0.01, unwanted=dispose)
+    assert disposed == [7]
