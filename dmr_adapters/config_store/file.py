@@ -29,7 +29,7 @@ _log: Final = logging.getLogger("dmr.config")
 
 
 class FileConfigStore(ConfigStore):
-    """Reads and writes ``path``; a file that cannot be read is moved to ``<path>.broken``."""
+    """Reads and writes ``path``; a file that cannot be read is set aside as ``config.broken``, or with a number."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,7 +60,7 @@ class FileConfigStore(ConfigStore):
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError, RecursionError) as exc:
-            aside = self._path.with_suffix(".broken")
+            aside = _unused(self._path.with_suffix(".broken"))
             _log.warning("settings in %s cannot be read (%s); the file is kept as %s", self._path, exc, aside.name)
             try:
                 self._path.replace(aside)
@@ -88,6 +88,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or the first of its numbered kin that is not there: what was set aside before stays."""
+    return next(
+        name for name in (path, *(path.with_suffix(f".broken{n}") for n in range(2, 1000))) if not name.exists()
+    )
 
 
 def _list(document: Any) -> list[Any]:

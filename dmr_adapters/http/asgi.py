@@ -10,9 +10,13 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dmr_adapters.http.errors import plain_text
-from dmr_core.errors import BodyTooLargeError
+from dmr_core.errors import BodyTooLargeError, RequestTimeoutError
 
 __all__ = ["ClientGoneError", "DrainGuard", "OriginGuard", "PathCleaner", "header", "read_body"]
+
+
+_SILENCE: Final = 30.0
+"""Seconds without a byte after which a request's body is given up."""
 
 
 class ClientGoneError(Exception):
@@ -25,8 +29,9 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     Raises:
         BodyTooLargeError: it is longer than ``limit`` bytes; the rest is left unread.
         ClientGoneError: the client left.
+        RequestTimeoutError: nothing came for half a minute.
     """
-    message = await receive()
+    message = await _next(receive)
     if message["type"] == "http.disconnect":
         raise ClientGoneError
     body: bytes = message.get("body", b"")
@@ -36,7 +41,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         return body
     parts, size = [body], len(body)
     while size <= limit:
-        message = await receive()
+        message = await _next(receive)
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         parts.append(message.get("body", b""))
@@ -46,6 +51,15 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise BodyTooLargeError(limit)
     return b"".join(parts)
+
+
+async def _next(receive: Receive) -> Message:
+    """The next piece of a body; a client that sends nothing must not hold a connection for ever."""
+    try:
+        async with asyncio.timeout(_SILENCE):
+            return await receive()
+    except TimeoutError:
+        raise RequestTimeoutError(f"the request's body did not go on for {_SILENCE:g} s") from None
 
 
 def header(scope: Scope, name: bytes) -> str:

@@ -32,6 +32,7 @@ _log: Final = logging.getLogger("dmr.http")
 # The first class in an error's ancestry that is listed decides.
 _STATUS: Final[dict[type[BaseException], int]] = {
     errors.BodyTooLargeError: 413,
+    errors.RequestTimeoutError: 408,
     errors.UnsupportedFormatError: 422,
     errors.InvalidRequestError: 400,
     errors.UnauthorizedError: 401,
@@ -53,6 +54,7 @@ _TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
     404: "not_found_error",
+    408: "invalid_request_error",
     409: "conflict_error",
     412: "precondition_error",
     413: "invalid_request_error",

@@ -6,7 +6,7 @@ import json
 import logging
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -98,20 +98,41 @@ def _files(directory: Path | None, redact: Callable[[str], str]) -> Iterator[lis
     files[0].addFilter(lambda record: not record.engine)  # type: ignore[attr-defined]  # see _LineQueue
     files[1].addFilter(lambda record: record.engine)  # type: ignore[attr-defined]
     lines: queue.Queue[logging.LogRecord] = queue.Queue(10_000)
-    listener = QueueListener(lines, *files)
+    listener = _Listener(lines, *files)
     listener.start()
     try:
         yield [_LineQueue(lines, redact)]
     finally:
-        listener.stop()
-        for file in files:
-            file.close()
+        try:
+            listener.stop()
+        finally:
+            for file in files:
+                file.close()
 
 
 def _file(path: Path) -> RotatingFileHandler:
     handler = RotatingFileHandler(path, maxBytes=_FILE_SIZE, backupCount=_OLD_FILES, encoding="utf-8", errors="replace")
     handler.setFormatter(logging.Formatter("%(message)s"))
     return handler
+
+
+class _Listener(QueueListener):
+    """A listener that can be stopped though its queue is full, as it is with a disk that cannot keep up."""
+
+    def __init__(self, lines: queue.Queue[logging.LogRecord], *handlers: logging.Handler) -> None:
+        super().__init__(lines, *handlers)
+        self._lines = lines
+
+    def enqueue_sentinel(self) -> None:
+        """See :class:`QueueListener`; lines make way for it."""
+        while True:
+            try:
+                super().enqueue_sentinel()
+            except queue.Full:
+                with suppress(queue.Empty):
+                    self._lines.get_nowait()
+            else:
+                return
 
 
 class _LineQueue(QueueHandler):

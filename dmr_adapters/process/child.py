@@ -27,6 +27,9 @@ __all__ = ["PosixProcess"]
 _KILL_PATIENCE: Final = 10.0
 """How long a process may take to die of SIGKILL: one that frees 100 GB, or waits for a driver, takes a while."""
 
+_UNKNOWN: Final = 255
+"""The exit status of a child that somebody else reaped."""
+
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.05
 
@@ -51,6 +54,7 @@ class PosixProcess(SupervisedProcess):
         output: tuple[OutputPump, LineLog],
         redact: Redactor,
         threads: Executor,
+        looks: Executor,
         on_gone: Callable[[PosixProcess], None],
     ) -> None:
         self.pid = popen.pid
@@ -61,6 +65,7 @@ class PosixProcess(SupervisedProcess):
         self._pump, self._lines = output
         self._redact = redact
         self._threads = threads
+        self._looks = looks
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[int] = self._loop.create_future()
@@ -98,7 +103,7 @@ class PosixProcess(SupervisedProcess):
         """See :class:`SupervisedProcess`."""
         if self._exited.done():  # its number may be somebody else's soon
             return None
-        return await self._loop.run_in_executor(self._threads, process_table.cpu_seconds, self._quarry())
+        return await self._loop.run_in_executor(self._looks, process_table.cpu_seconds, self._quarry())
 
     async def memory(self) -> Footprint | None:
         """See :class:`SupervisedProcess`.
@@ -112,7 +117,7 @@ class PosixProcess(SupervisedProcess):
             return footprint_of(process_table.find(self._quarry()))
 
         if self._look is None or self._look.done():
-            self._look = self._loop.run_in_executor(self._threads, look)
+            self._look = self._loop.run_in_executor(self._looks, look)
         found = await asyncio.shield(self._look)
         return None if self._exited.done() else found
 
@@ -124,7 +129,7 @@ class PosixProcess(SupervisedProcess):
         def look() -> bool | None:
             return listeners.holds_listener(process_table.find(self._quarry()), port)
 
-        return await self._loop.run_in_executor(self._threads, look)
+        return await self._loop.run_in_executor(self._looks, look)
 
     async def stop(self, grace: float) -> int:
         """End the child and everything it started; returns once nothing of it is left.
@@ -183,7 +188,10 @@ class PosixProcess(SupervisedProcess):
     def _status(self) -> int:
         if self._popen.returncode is not None or not hasattr(os, "waitid"):
             return self._popen.wait()
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:  # SIGCHLD is ignored, so the kernel reaped it and nobody will ever know
+            return _UNKNOWN
         if found is None:  # cannot be: we were told of the end
             return self._popen.wait()
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -13,7 +15,10 @@ from dmr_adapters.process.redaction import redact_secrets
 
 __all__ = ["LineLog", "OutputPump"]
 
-_READ: Final = 64 * 1024
+_READ: Final = 8 * 1024
+_LINES: Final = 500
+"""Lines of one program that are logged in a second; a model's load prints 300 at most."""
+
 _TAIL: Final = 64 * 1024
 _LONGEST_LINE: Final = 8 * 1024
 _FINAL_READS: Final = 16
@@ -29,10 +34,17 @@ def _clean(raw: bytes) -> str:
 
 
 class LineLog:
-    """Cuts bytes into lines for a logger and keeps the last 64 KiB. Any bytes, any line length."""
+    """Cuts bytes into lines for a logger and keeps the last 64 KiB. Any bytes, any line length.
 
-    def __init__(self, logger: logging.Logger) -> None:
+    A program that prints without end must not keep the loop busy: beyond 500 lines a second they are only counted.
+    """
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
+        self._clock = clock
+        self._second = 0.0
+        self._budget = _LINES
+        self._left_out = 0
         self._tail = bytearray()
         self._cut = False
         self._line = b""
@@ -44,8 +56,15 @@ class LineLog:
         if not self._logger.isEnabledFor(logging.INFO):
             self._line = b""
             return
+        self._renew()
+        if self._budget <= 0:
+            self._leave_out(data)
+            return
         *ended, rest = data.split(b"\n")
-        for piece in ended:
+        for index, piece in enumerate(ended):
+            if self._budget <= 0:
+                self._leave_out(b"\n".join((*ended[index:], rest)))
+                return
             self._end_of_line(piece)
         if self._skipping:
             return
@@ -57,8 +76,25 @@ class LineLog:
             self._skipping = True
 
     def flush(self) -> None:
-        """Log a last line that has no end."""
+        """Log a last line that has no end, and how many there were that were not logged."""
         self._end_of_line(b"")
+        self._tell_left_out()
+
+    def _renew(self) -> None:
+        now = self._clock()
+        if now - self._second >= 1.0:
+            self._second, self._budget = now, _LINES
+            self._tell_left_out()
+
+    def _leave_out(self, data: bytes) -> None:
+        """Count lines instead of logging them; one that is not complete goes with them."""
+        self._left_out += data.count(b"\n")
+        self._line, self._skipping = b"", not data.endswith(b"\n")
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            self._logger.info("[%d lines left out: more than %d in a second]", self._left_out, _LINES)
+            self._left_out = 0
 
     def tail(self) -> str:
         """The end of everything fed, without control characters."""
@@ -88,6 +124,7 @@ class LineLog:
         # Of a progress bar, which overwrites itself after each \r, only what stays is worth a line.
         text = _clean(line.rstrip(b"\r").rpartition(b"\r")[2]).strip("\n")
         if text and not text.isspace():
+            self._budget -= 1
             self._logger.info("%s", redact_secrets(text))
 
 

@@ -18,6 +18,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -74,6 +75,8 @@ class PosixProcessSupervisor(ProcessSupervisor):
         """Use :meth:`open`."""
         self._directory = directory
         self._threads = threads
+        # Looking at a process can take as long as it holds its memory's lock; nobody's end may wait for that.
+        self._looks = ThreadPoolExecutor(2, thread_name_prefix="process-look")
         self._environ = environ
         self._redact = redact
         self._children: set[PosixProcess] = set()
@@ -93,6 +96,8 @@ class PosixProcessSupervisor(ProcessSupervisor):
         Raises:
             InvalidConfigurationError: ``base`` is not private to this user, or too deep for sockets.
         """
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited; children would be reaped behind our back
         variables = dict(os.environ if environ is None else environ)
         places = {Path(variables.get("HOME") or Path.home()): "~"}
         if models is not None:
@@ -166,6 +171,7 @@ class PosixProcessSupervisor(ProcessSupervisor):
                 output=(pump, lines),
                 redact=self._redact,
                 threads=self._threads,
+                looks=self._looks,
                 on_gone=self._forget,
             )
         except BaseException:  # out of descriptors, say
@@ -224,6 +230,7 @@ class PosixProcessSupervisor(ProcessSupervisor):
         self._directory.close(remove=not self._children)
         if not self._children:
             self._threads.shutdown()
+        self._looks.shutdown(wait=False, cancel_futures=True)
 
     def _forget(self, child: PosixProcess) -> None:
         self._children.discard(child)

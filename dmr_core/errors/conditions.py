@@ -35,6 +35,7 @@ __all__ = [
     "RegistryError",
     "RegistryUnreachableError",
     "RemoteModelNotFoundError",
+    "RequestTimeoutError",
     "RunnerActiveError",
     "ShuttingDownError",
     "StorageFullError",
@@ -94,6 +95,12 @@ class BodyTooLargeError(InvalidRequestError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"request too large: the body may hold at most {limit} bytes")
         self.limit = limit
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """A client did not send the rest of its request."""
+
+    code = "request_timeout"
 
 
 class UnsupportedFormatError(InvalidRequestError):

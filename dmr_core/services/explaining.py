@@ -25,6 +25,7 @@ __all__ = ["ExplainingService", "Explanation", "RunningExplanation", "needs_rest
 _CONTEXT: Final = "context-size"
 _KEEP_ALIVE: Final = "keep_alive"
 _CONCURRENCY: Final = "max-concurrency"
+_HIDDEN: Final = "***"
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +87,7 @@ class ExplainingService:
             name=name,
             key=key,
             reason=plan.reason,
-            settings=tuple(sorted(settings, key=lambda setting: setting.name.lstrip("-"))),
+            settings=tuple(sorted(map(_without_secret, settings), key=lambda setting: setting.name.lstrip("-"))),
             argv=_without_secrets([word for one in arguments for word in one.words]),
             running=tuple(
                 RunningExplanation(
@@ -156,9 +157,13 @@ def _unrendered(request: LaunchRequest, arguments: Sequence[Argument]) -> Iterat
     shown = {one.setting for one in arguments}
     if _CONTEXT in shown or (not arguments and request.config.context_size is not None):
         return
-    own = Claim("the engine's own", Source.DEFAULT)
+    claims = [Claim("the engine's own", Source.DEFAULT)]
     configured = None if _CONTEXT in request.packaged else request.config.context_size
-    yield decide(_CONTEXT, [own] if configured is None else [own, Claim(str(configured), Source.CONFIGURATION)])
+    if configured is not None:
+        packaged = request.model.config.context_size
+        claims += [] if packaged is None else [Claim(str(packaged), Source.ARTIFACT, "context_size")]
+        claims.append(Claim(str(configured), Source.CONFIGURATION))
+    yield decide(_CONTEXT, claims)
 
 
 def _flat(document: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -178,13 +183,21 @@ def _without_secrets(argv: Sequence[str]) -> tuple[str, ...]:
     for word in argv:
         name, equals, value = word.partition("=")
         if secret and not word.startswith("--"):
-            shown.append("***")
+            shown.append(_HIDDEN)
         elif equals and word.startswith("-") and _is_secret(name):
-            shown.append(f"{name}=***" if value else word)
+            shown.append(f"{name}={_HIDDEN}" if value else word)
         else:
             shown.append(word)
         secret = word.startswith("-") and not equals and _is_secret(word)
     return tuple(shown)
+
+
+def _without_secret(setting: Setting) -> Setting:
+    """``setting`` without its values, if it is named like a secret."""
+    if not _is_secret(setting.name):
+        return setting
+    overrode = tuple(attrs.evolve(claim, value=_HIDDEN) for claim in setting.overrode)
+    return Setting(setting.name, attrs.evolve(setting.claim, value=_HIDDEN), overrode)
 
 
 def _is_secret(flag: str) -> bool:

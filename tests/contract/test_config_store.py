@@ -49,6 +49,13 @@ class TestFile(ConfigStoreContract):
         await store.write(key("a"), EngineConfig(context_size=5))
         assert len(await store.load()) == 1
 
+    async def test_what_was_set_aside_before_stays(self, tmp_path: Path) -> None:
+        for text in ("first", "second"):
+            (tmp_path / "config.json").write_text(text)
+            assert await FileConfigStore(tmp_path / "config.json").load() == {}
+        assert (tmp_path / "config.broken").read_text() == "first"
+        assert (tmp_path / "config.broken2").read_text() == "second"
+
     async def test_an_entry_that_cannot_be_read_costs_itself_alone(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

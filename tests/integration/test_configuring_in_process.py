@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from dmr_cli.server.bootstrap import Overrides, Service, open_service
-from dmr_core.domain.artifact import Format, ModelConfig
+from dmr_core.domain.artifact import Format, LayerType, ModelConfig
 from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
@@ -205,6 +205,9 @@ async def test_settings_that_follow_each_other_at_once_are_all_taken(world: Worl
 
 async def test_changes_at_the_same_time_are_both_kept(world: World) -> None:
     async with world.running() as service:
+        world.engine.ready.clear()
+        await service.configure("one", context__size=32)
+        await until(lambda: world.engine.started)  # so that each has to wait for that load to be given up
         answers = await asyncio.gather(
             service.configure("one", context__size=64), service.configure("one", runtime__flags=["-c", "8"])
         )
@@ -263,6 +266,16 @@ async def test_a_draft_model_has_to_be_in_the_store(world: World) -> None:
         answer = await service.chat()
         assert answer.status == 412
         assert "failed to get draft model: 'two'" in answer.json()["error"]["message"]
+
+
+async def test_a_draft_model_has_to_be_of_the_same_format(world: World) -> None:
+    weights = layer_of(b"safe", LayerType.SAFETENSORS)
+    await put_blob(world.store, b"safe")
+    model = await world.store.add(build_artifact([weights], ModelConfig(format="safetensors")))
+    await world.store.tag(model.id, parse_reference("safe", ReferencePolicy()))
+    async with world.running() as service:
+        answer = await service.configure("one", speculative={"draft_model": "safe"})
+        assert (400, True) == (answer.status, "their weights are of different formats" in answer.text)
 
 
 async def test_settings_survive_a_restart(world: World) -> None:

@@ -549,3 +549,32 @@ async def test_the_stock_cli_waits_longer_than_a_request_may() -> None:
 
         world.engine.ready.set()
         assert (await asking).status == 200
+
+
+async def test_half_a_request_is_not_waited_for_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dmr_adapters.http.asgi._SILENCE", 0.01)
+    sent: list[dict[str, Any]] = []
+    parts = [{"type": "http.request", "body": b'{"model"', "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        if parts:
+            return parts.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "raw_path": b"/v1/chat/completions",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "http_version": "1.1",
+    }
+    async with asyncio.timeout(5.0):
+        await world.service.app(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert b"request_timeout" in sent[1]["body"]

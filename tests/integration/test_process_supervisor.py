@@ -412,3 +412,34 @@ class TestLifecycle:
         await child.stop(5)
         started = json.loads((tmp_path / "starts").read_text())
         assert started == {"pid": child.pid, "argv": list(argv[1:])}
+
+
+async def test_children_are_seen_to_end_though_sigchld_was_inherited_as_ignored(base: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        async with await PosixProcessSupervisor.open(base) as supervisor:
+            assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+            child = await supervisor.start(shell("exit 3"))
+            async with asyncio.timeout(DEADLINE):
+                assert await child.wait() == 3
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+async def test_a_look_that_takes_long_holds_up_no_end(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking, release = threading.Event(), threading.Event()
+
+    def stuck(_pids: object) -> None:
+        looking.set()
+        release.wait(DEADLINE)
+
+    monkeypatch.setattr("dmr_adapters.process.child.footprint_of", stuck)
+    async with await PosixProcessSupervisor.open(base) as supervisor:
+        one, two = await supervisor.start(shell(STUBBORN)), await supervisor.start(shell("sleep 1000"))
+        look = asyncio.ensure_future(one.memory())
+        await eventually(looking.is_set)
+        async with asyncio.timeout(3.0):
+            await two.stop(1.0)
+        release.set()
+        await look
+        await one.stop(0.0)

@@ -11,7 +11,7 @@ from dmr_core.ports.clock import Clock
 
 __all__ = ["FakeClock"]
 
-_TURNS: Final = 16
+_TURNS: Final = 24
 """Turns of the loop given to whoever was woken, enough for what they started to reach its next wait."""
 
 

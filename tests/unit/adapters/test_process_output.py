@@ -105,3 +105,37 @@ def test_an_allowed_prefix_does_not_let_a_secret_through() -> None:
         "MINE": "1",
         "DMR_ENGINE_ID": "t",
     }
+
+
+class Second:
+    """A clock that stands still."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_program_that_prints_without_end_is_logged_in_part_and_its_end_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Second()
+    log = LineLog(logging.getLogger("dmr.engine.test"), clock)
+    for number in range(3000):
+        log.feed(b"line %d\n" % number)
+    log.feed(b"half a line")
+    assert len(caplog.messages) == 500
+    assert log.tail().endswith("line 2999\nhalf a line")
+
+    clock.now += 1.0
+    log.feed(b" and its end\nnext\n")
+    assert caplog.messages[500:] == ["[2500 lines left out: more than 500 in a second]", "next"]
+
+
+def test_one_piece_with_too_many_lines_is_cut_where_the_budget_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = LineLog(logging.getLogger("dmr.engine.test"), Second())
+    log.feed(b"".join(b"line %d\n" % number for number in range(600)))
+    log.flush()
+    assert caplog.messages[499:] == ["line 499", "[100 lines left out: more than 500 in a second]"]
