@@ -128,7 +128,9 @@ def configure() -> None:
 @_mode
 @_backend
 @click.pass_context
-def set_settings(ctx: click.Context, /, *, models: tuple[str, ...], mode: str | None, backend: str, **given: Any) -> None:
+def set_settings(
+    ctx: click.Context, /, *, models: tuple[str, ...], mode: str | None, backend: str, **given: Any
+) -> None:
     """Change settings of MODEL; those not named stay as they are.
 
     RUNTIME_FLAGS are flags of the engine, and replace those set before. The model is then loaded.
