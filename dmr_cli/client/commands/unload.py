@@ -8,6 +8,7 @@ from dmr_cli.client import render
 from dmr_cli.client.api import Invocation
 from dmr_cli.client.errors import NotFoundError
 from dmr_cli.client.examples import examples
+from dmr_cli.client.names import display
 
 __all__ = ["unload"]
 
@@ -35,9 +36,14 @@ def unload(invocation: Invocation, *, models: tuple[str, ...], everything: bool,
     request = {"all": everything, "backend": backend, "models": list(models)}
     answer = invocation.api().fetch_object("POST", "/engines/unload", json_body=request)
     count = answer.get("unloaded_runners") or 0
+    runners = [entry for entry in answer.get("runners") or [] if isinstance(entry, dict)]
     if as_json:
-        render.echo_json({"unloaded_runners": count})
+        render.echo_json({"unloaded_runners": count, "runners": runners})
     if not count and models:
         raise NotFoundError(f"not in memory: {', '.join(models)}")
     if not as_json:
         render.echo(f"Unloaded {count} model(s)." if count else "No models are running.")
+        for entry in runners:
+            if not entry.get("stopped"):
+                name = display(str(entry.get("model") or ""))
+                click.echo(f"{name} is answering; it goes when it is done.", err=True)

@@ -254,6 +254,16 @@ def test_a_model_called_export_is_not_exported(server: CannedServer, dmr: Dmr) -
     assert dmr("inspect", "ai/export").code == 0
 
 
+def test_unload_says_which_models_still_answer(server: CannedServer, dmr: Dmr) -> None:
+    runners = [
+        {"backend": "llama.cpp", "model": "docker.io/ai/a:latest", "mode": "completion", "stopped": True},
+        {"backend": "llama.cpp", "model": "docker.io/ai/b:latest", "mode": "completion", "stopped": False},
+    ]
+    server.on("POST", "/engines/unload", {"unloaded_runners": 2, "runners": runners})
+    assert dmr("unload", "--all") == (0, "Unloaded 2 model(s).\n", "b is answering; it goes when it is done.\n")
+    assert json.loads(dmr("unload", "--all", "--json").out)["runners"] == runners
+
+
 def test_unload(server: CannedServer, dmr: Dmr) -> None:
     server.on("POST", "/engines/unload", {"unloaded_runners": 2}, {"unloaded_runners": 0})
 
@@ -261,7 +271,7 @@ def test_unload(server: CannedServer, dmr: Dmr) -> None:
     assert server.requests[0].json == {"all": False, "backend": "vllm", "models": ["a", "b"]}
     assert dmr("stop", "--all") == (0, "No models are running.\n", "")
     assert dmr("unload", "a") == (3, "", "Error: not in memory: a\n")
-    assert dmr("unload", "--all", "--json") == (0, '{\n  "unloaded_runners": 0\n}\n', "")
+    assert json.loads(dmr("unload", "--all", "--json").out) == {"unloaded_runners": 0, "runners": []}
     assert dmr("unload").code == 2
     assert dmr("unload", "--all", "a").code == 2
 
