@@ -1,7 +1,7 @@
 """How much memory llama.cpp will need for a model, before any of its files is unpacked.
 
-Weights as they are stored, the cache of keys and values for the whole context, the work space of one batch, and the
-process itself. Contexts are counted as full, for that is what a runner grows to. The numbers in here were measured with the
+Weights and adapters as they are stored, the cache of keys and values for the whole context, the work space of one batch,
+and the process itself. Contexts are counted as full, for that is what a runner grows to. The numbers in here were measured with the
 bundled server; what is seen later replaces the estimate anyway. Not counted: the cache of prompts (``--cache-ram``),
 which grows with use.
 """
@@ -37,6 +37,7 @@ _USUAL_VOCABULARY: Final = 128 * 1024
 
 _WEIGHTS: Final = frozenset({LayerType.GGUF, LayerType.PACK_WEIGHT_GGUF})
 _PROJECTORS: Final = frozenset({LayerType.MMPROJ, LayerType.MMPROJ_SPEC})
+_ADAPTERS: Final = frozenset({LayerType.LORA})
 
 # Bytes of 32 elements, from the blocks of ggml-common.h.
 _CACHE_TYPES: Final = {
@@ -77,6 +78,9 @@ def estimate(request: MemoryRequest, base: tuple[str, ...], *, on_device: bool =
     if settings.projector:
         projector = _size(request.model, _PROJECTORS)
         needs += Memory(0, projector) if on_device and settings.projector_on_device else Memory(projector)
+    # Each is copied to where the layers are that it changes.
+    adapters = _size(request.model, _ADAPTERS)
+    needs += Memory(0, adapters) if on_device and settings.device_layers else Memory(adapters)
     if request.draft is not None:
         # It follows the model word for word, so its context is as long.
         drafting = settings.for_draft(settings.tokens(shape))

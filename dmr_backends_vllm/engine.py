@@ -11,11 +11,13 @@ import attrs
 
 from dmr_backends_vllm.arguments import check_config, explained_arguments, serve_arguments
 from dmr_backends_vllm.diagnosis import explain
+from dmr_backends_vllm.memory import estimate
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
+from dmr_core.domain.memory import Memory
 from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import BackendNotInstalledError, EngineExitedError
 from dmr_core.ports.backend import EngineContext
-from dmr_core.ports.engine import Argument, Engine, EngineProcess, LaunchRequest, RunningEngine
+from dmr_core.ports.engine import Argument, Engine, EngineProcess, LaunchRequest, MemoryRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 
@@ -62,6 +64,10 @@ class VllmEngine(Engine):
         command = (str(program), *serve_arguments(request, socket))
         process = await self.context.processes.start(ProcessSpec(name="vllm", argv=command))
         return EngineProcess("vllm", process, Endpoint(socket=socket), command)
+
+    def estimate(self, request: MemoryRequest) -> Memory | None:
+        """See :class:`Engine`."""
+        return estimate(request, self.context.variant)
 
     def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""

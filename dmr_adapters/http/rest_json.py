@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-import attrs
 import msgspec
 import orjson
 from starlette.responses import Response
 
 from dmr_core.domain.encoding import config_document
-from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.engine_document import engine_document
-from dmr_core.domain.flags import split
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress
-from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
+from dmr_core.errors import InvalidRequestError
 from dmr_core.plugins import PluginInfo
 from dmr_core.services.backends import BackendView
 from dmr_core.services.inference import ConfiguredModel
@@ -28,7 +25,6 @@ from dmr_core.services.scheduling.lease import RunnerView
 from dmr_core.services.scheduling.state import Phase
 
 __all__ = [
-    "ConfigureBody",
     "CreateBody",
     "InstallBody",
     "PushBody",
@@ -76,69 +72,6 @@ class InstallBody(msgspec.Struct):
 
     backend: str | None = None
     version: str | None = None
-
-
-_MODE_FLAGS: Final = (
-    (frozenset({"--embeddings", "--embedding"}), EngineMode.EMBEDDING),
-    (frozenset({"--reranking", "--rerank"}), EngineMode.RERANKING),
-)
-
-
-@attrs.frozen(kw_only=True)
-class ConfigureBody:
-    """``POST /engines/_configure``: what is to be configured, and ``change``, a merge patch of its settings."""
-
-    model: str
-    mode: EngineMode
-    change: dict[str, Any]
-
-    @property
-    def draft(self) -> str:
-        """The draft model it names, if any."""
-        speculative = self.change.get("speculative")
-        name = speculative.get("draft_model") if isinstance(speculative, dict) else None
-        return name if isinstance(name, str) else ""
-
-    @classmethod
-    def read(cls, body: bytes) -> ConfigureBody:
-        """Read a request body. Mixed hyphens and underscores are the wire's own.
-
-        Raises:
-            InvalidRequestError: it is no JSON object, names no model, or a field has the wrong type.
-        """
-        document: dict[str, Any] = decode(body, dict[str, Any])
-        model, mode = document.pop("model", None), document.pop("mode", None)
-        raw = document.pop("raw-runtime-flags", None)
-        if not isinstance(model, str) or not model:
-            raise InvalidRequestError("model is required", param="model")
-        if not isinstance(mode, str | None) or not isinstance(raw, str | None):
-            raise InvalidRequestError("invalid request body: mode and raw-runtime-flags are strings")
-        if raw and not document.get("runtime-flags"):
-            document["runtime-flags"] = list(split(raw))
-        flags = document.get("runtime-flags")
-        return cls(model=model, mode=_mode(mode, flags if isinstance(flags, list) else []), change=document)
-
-
-def _mode(said: str | None, flags: list[Any]) -> EngineMode:
-    """The mode asked for, or the one the flags imply.
-
-    Raises:
-        InvalidConfigurationError: there is no such mode, or a flag asks for another.
-    """
-    words = {flag for flag in flags if isinstance(flag, str)}
-    implied: EngineMode | None = None
-    for names, mode in _MODE_FLAGS:
-        implied = mode if names & words else implied
-    if not said:
-        return implied or EngineMode.COMPLETION
-    asked = EngineMode.parse(said)
-    # Reranking needs embeddings, and says so with the same flag.
-    if implied not in {None, asked} and (implied, asked) != (EngineMode.EMBEDDING, EngineMode.RERANKING):
-        raise InvalidConfigurationError(
-            f"mode {asked.value!r} contradicts the runtime flags, which ask for {implied!s}: leave one of them out",
-            param="mode",
-        )
-    return asked
 
 
 def decode(body: bytes, kind: type[_T]) -> _T:

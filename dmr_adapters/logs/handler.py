@@ -25,6 +25,8 @@ _FILE_SIZE: Final = 10 * 1024 * 1024
 _OLD_FILES: Final = 2
 _LEVELS: Final = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 _LONGEST: Final = 32 * 1024
+_PATIENCE: Final = 1.0
+"""Seconds the last lines have to get to the disk, twice: a service that ends is killed soon if it takes longer."""
 
 
 class BookHandler(logging.Handler):
@@ -103,11 +105,9 @@ def _files(directory: Path | None, redact: Callable[[str], str]) -> Iterator[lis
     try:
         yield [_LineQueue(lines, redact)]
     finally:
-        try:
-            listener.stop()
-        finally:
-            for file in files:
-                file.close()
+        listener.finish()
+        for file in files:
+            _close(file)
 
 
 def _file(path: Path) -> RotatingFileHandler:
@@ -116,12 +116,37 @@ def _file(path: Path) -> RotatingFileHandler:
     return handler
 
 
+def _close(file: logging.FileHandler) -> None:
+    """Close it unless the disk still holds who writes to it: closing would wait as long; it ends with the process."""
+    lock = file.lock
+    if lock is None or lock.acquire(blocking=False):
+        try:
+            file.close()
+        finally:
+            if lock is not None:
+                lock.release()
+
+
 class _Listener(QueueListener):
-    """A listener that can be stopped though its queue is full, as it is with a disk that cannot keep up."""
+    """Writes the lines of a queue; it can be ended though the queue is full and the disk cannot keep up."""
 
     def __init__(self, lines: queue.Queue[logging.LogRecord], *handlers: logging.Handler) -> None:
         super().__init__(lines, *handlers)
         self._lines = lines
+
+    def finish(self) -> None:
+        """Write what can be written in a second, then nothing more, and wait another one for what is being written."""
+        thread = self._thread
+        if thread is None:
+            return
+        self.enqueue_sentinel()
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            with suppress(queue.Empty):
+                while True:
+                    self._lines.get_nowait()
+            self.enqueue_sentinel()
+            thread.join(_PATIENCE)
 
     def enqueue_sentinel(self) -> None:
         """See :class:`QueueListener`; lines make way for it."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from dmr_adapters.process import listeners, process_table
 from dmr_adapters.process.footprint import footprint_of
@@ -30,8 +30,13 @@ _KILL_PATIENCE: Final = 10.0
 _UNKNOWN: Final = 255
 """The exit status of a child that somebody else reaped."""
 
+_LONGEST_LOOK: Final = 2.0
+"""Seconds after which nothing more is expected of a look: it takes 1 for 200 GiB, for ever in a stuck driver."""
+
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.05
+
+_T = TypeVar("_T")
 
 
 class PosixProcess(SupervisedProcess):
@@ -103,7 +108,7 @@ class PosixProcess(SupervisedProcess):
         """See :class:`SupervisedProcess`."""
         if self._exited.done():  # its number may be somebody else's soon
             return None
-        return await self._loop.run_in_executor(self._looks, process_table.cpu_seconds, self._quarry())
+        return await self._look_at(lambda: process_table.cpu_seconds(self._quarry()))
 
     async def memory(self) -> Footprint | None:
         """See :class:`SupervisedProcess`.
@@ -118,7 +123,7 @@ class PosixProcess(SupervisedProcess):
 
         if self._look is None or self._look.done():
             self._look = self._loop.run_in_executor(self._looks, look)
-        found = await asyncio.shield(self._look)
+        found = await _within_bounds(self._look)
         return None if self._exited.done() else found
 
     async def listens_on(self, port: int) -> bool | None:
@@ -129,7 +134,15 @@ class PosixProcess(SupervisedProcess):
         def look() -> bool | None:
             return listeners.holds_listener(process_table.find(self._quarry()), port)
 
-        return await self._loop.run_in_executor(self._looks, look)
+        return await self._look_at(look)
+
+    async def _look_at(self, look: Callable[[], _T]) -> _T | None:
+        """What the look finds; ``None`` if it takes too long. One that has not begun by then never does."""
+        work = self._loop.run_in_executor(self._looks, look)
+        try:
+            return await _within_bounds(work)
+        finally:
+            work.cancel()
 
     async def stop(self, grace: float) -> int:
         """End the child and everything it started; returns once nothing of it is left.
@@ -208,6 +221,8 @@ class PosixProcess(SupervisedProcess):
             pause = min(2 * pause, _LONGEST_PAUSE)
         if self._kill_timer is not None:
             self._kill_timer.cancel()
+        if self._look is not None:
+            self._look.cancel()
         self._popen.wait()  # a zombie: returns at once
         self._pump.drain()
         self._pump.close()
@@ -235,3 +250,9 @@ class PosixProcess(SupervisedProcess):
         if self._popen.returncode is None:  # after that its number may be somebody else's
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+async def _within_bounds(work: asyncio.Future[_T]) -> _T | None:
+    """The result, if it comes in time and nobody calls the work off."""
+    await asyncio.wait({work}, timeout=_LONGEST_LOOK)
+    return work.result() if work.done() and not work.cancelled() else None

@@ -62,6 +62,10 @@ _REMEDIES: Final = {
 _prctl: Final = ctypes.PyDLL(None).prctl if sys.platform == "linux" else None
 
 
+_LOOKS_PATIENCE: Final = 1.0
+"""Seconds that closing waits for looks to end."""
+
+
 class PosixProcessSupervisor(ProcessSupervisor):
     """Supervises children of the event loop it was opened on.
 
@@ -230,7 +234,7 @@ class PosixProcessSupervisor(ProcessSupervisor):
         self._directory.close(remove=not self._children)
         if not self._children:
             self._threads.shutdown()
-        self._looks.shutdown(wait=False, cancel_futures=True)
+        await _end_looks(self._looks)
 
     def _forget(self, child: PosixProcess) -> None:
         self._children.discard(child)
@@ -238,6 +242,15 @@ class PosixProcessSupervisor(ProcessSupervisor):
         for socket in self._sockets.pop(child.token, ()):
             with suppress(OSError):  # who ends in good order removes its own
                 socket.unlink()
+
+
+async def _end_looks(looks: ThreadPoolExecutor) -> None:
+    """End the threads, unless one is stuck in a look: that one ends when the process does."""
+    ending = threading.Thread(target=lambda: looks.shutdown(cancel_futures=True), name="process-look-end", daemon=True)
+    ending.start()
+    deadline = asyncio.get_running_loop().time() + _LOOKS_PATIENCE
+    while ending.is_alive() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a thread tells nobody
+        await asyncio.sleep(0.002)
 
 
 def _take_directory(base: Path | None, environ: Mapping[str, str]) -> RuntimeDirectory:

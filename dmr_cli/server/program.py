@@ -54,6 +54,8 @@ def run(settings: Settings) -> int:
     Raises:
         DmrError: it could not be started.
     """
+    # Whoever started us may ignore it, and we would inherit that: no program we start would then have an exit status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

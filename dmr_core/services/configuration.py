@@ -36,20 +36,20 @@ class ConfigurationService:
 
     def effective(self, key: ConfigKey) -> EngineConfig:
         """What a runner is started with: its own settings, else for some modes those for completion."""
-        return self._configs[key] if key in self._configs else self.inherited(key)
+        return _effective(self._configs, key)
 
-    def inherited(self, key: ConfigKey) -> EngineConfig:
-        """What a runner would be started with if it had no settings of its own."""
-        backend, model_id, mode = key
-        return self.own((backend, model_id, EngineMode.COMPLETION)) if mode in _FALLBACK_MODES else _NOTHING
+    def after(self, changes: Mapping[ConfigKey, EngineConfig | None]) -> dict[ConfigKey, EngineConfig]:
+        """What runners would be started with after ``changes`` (``None`` forgets), of all whose settings these are.
 
-    def affected(self, key: ConfigKey) -> frozenset[ConfigKey]:
-        """Whose settings these are: ``key``, and modes that have none of their own and take those for completion."""
-        backend, model_id, mode = key
-        if mode is not EngineMode.COMPLETION:
-            return frozenset({key})
-        others = {(backend, model_id, other) for other in _FALLBACK_MODES}
-        return frozenset({key, *(others - self._configs.keys())})
+        They are those of modes too that have none of their own and take those for completion.
+        """
+        later = {key: config for key, config in {**self._configs, **changes}.items() if config is not None}
+        concerned = set(changes)
+        for backend, model_id, mode in changes:
+            if mode is EngineMode.COMPLETION:
+                others = {(backend, model_id, other) for other in _FALLBACK_MODES}
+                concerned |= others - self._configs.keys()
+        return {key: _effective(later, key) for key in concerned}
 
     def any_of(self, model_id: Digest, mode: EngineMode) -> EngineConfig | None:
         """Settings of a model for whichever backend."""
@@ -102,3 +102,9 @@ class ConfigurationService:
             del self._configs[key]
         else:
             self._configs[key] = before
+
+
+def _effective(configs: Mapping[ConfigKey, EngineConfig], key: ConfigKey) -> EngineConfig:
+    backend, model_id, mode = key
+    inherited = configs.get((backend, model_id, EngineMode.COMPLETION)) if mode in _FALLBACK_MODES else None
+    return configs.get(key) or inherited or _NOTHING

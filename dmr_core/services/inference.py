@@ -99,8 +99,8 @@ class InferenceService:
     async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None, patient: bool = False) -> Lease:
         """A lease on the runner of ``plan``, loading it, and installing its engine, if need be.
 
-        ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about one that is there.
-        ``patient`` waits for as long as it takes, instead of as long as a request may.
+        ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about one that is there. ``patient``
+        waits for as long as it takes, instead of as long as a request may.
 
         Raises as :meth:`Scheduler.lease` and :meth:`BackendService.ready`.
         """
@@ -131,7 +131,13 @@ class InferenceService:
             concurrency=config.concurrency,
         )
         with self._underway.waiting(key):
-            return await self.scheduler.lease(plan.key, launch, wait=wait)
+            lease = await self.scheduler.lease(plan.key, launch, wait=wait)
+        now = self.configuration.effective(key)
+        if (now.keep_alive, now.concurrency) != (config.keep_alive, config.concurrency):  # changed while this waited
+            kept = keep_alive or now.keep_alive or self.keep_alive
+            for view in (view for view in self.scheduler.runners() if view.key == plan.key):
+                self.scheduler.retune(view.id, kept, concurrency=now.concurrency or 0)
+        return lease
 
     def _needs(self, key: RunnerKey, config: EngineConfig) -> Memory:
         model = self.catalog.by_id(key.model_id)
@@ -214,7 +220,7 @@ class InferenceService:
                 config = self.configuration.changed(key, change)
             chosen.engine.check(config)
             check_draft(self.catalog, model, config)
-            await self._apply(key, config)
+            await self._apply({key: None if config == EngineConfig() else config}, renew="keep_alive" in change)
         self.scheduler.forgive(model.id)
         return self.plan(name, mode, backend)
 
@@ -222,46 +228,52 @@ class InferenceService:
         """Forget settings of a model, those of one mode or one backend if named; how many there were.
 
         Raises:
-            ModelNotFoundError: ``name`` names nothing.
-            RunnerActiveError: a runner that would have to be restarted is loading or busy.
+            ModelNotFoundError, BackendNotFoundError: there is no such thing.
+            RunnerActiveError: a runner that would have to be restarted is loading or busy; nothing was forgotten.
         """
         model = self.catalog.find(name)
-        keys = [
-            key
-            for key, _ in self.configuration.entries()
-            if key[1] == model.id and mode in (None, key[2]) and backend in (None, key[0])
-        ]
         async with self._changing:
-            for key in keys:
-                await self._apply(key, None)
+            keys = [
+                key
+                for key, _ in self.configuration.entries()
+                if key[1] == model.id and mode in (None, key[2]) and backend in (None, key[0])
+            ]
+            if backend is not None and not keys:
+                self.backends.get(backend)
+            await self._apply(dict.fromkeys(keys))
+        self.scheduler.forgive(model.id)
         return len(keys)
 
     async def forget(self, model_id: Digest) -> None:
         """Settings of a model that was removed."""
         await self.configuration.forget(tuple(key for key, _ in self.configuration.entries() if key[1] == model_id))
 
-    async def _apply(self, key: ConfigKey, config: EngineConfig | None) -> None:
-        """Keep settings, or forget them (``None``), and see to the runners they are for."""
-        keys = self.configuration.affected(key)
-        then = self.configuration.inherited(key) if config is None else config
-        restart = not then.launches_like(self.configuration.effective(key))
+    async def _apply(self, changes: Mapping[ConfigKey, EngineConfig | None], *, renew: bool = False) -> None:
+        """Keep settings, or forget them (``None``), and see to the runners they are for.
+
+        ``renew`` puts the keep-alive of a live runner back to the configured one, whatever requests said since.
+        """
+        then = self.configuration.after(changes)
+        before = {key: self.configuration.effective(key) for key in then}
+        restart = {key for key, config in then.items() if not config.launches_like(before[key])}
         if restart:
-            await self._underway.give_up(keys)
+            await self._underway.give_up(restart)
             await self.scheduler.decided()
-        affected = [view for view in self.scheduler.runners() if _config_key(view.key) in keys]
-        if restart:
-            self._underway.check_idle(keys, affected)
+            affected = [view for view in self.scheduler.runners() if _config_key(view.key) in restart]
+            self._underway.check_idle(restart, affected)
             # Before the settings are written, and in force: who asks meanwhile gets a runner that has them.
             self.scheduler.unload([view.id for view in affected], "reconfigured")
             self._plans.clear()
-        await (self.configuration.forget((key,)) if config is None else self.configuration.put(key, config))
+        for key, config in changes.items():
+            await (self.configuration.forget((key,)) if config is None else self.configuration.put(key, config))
         self._plans.clear()
-        if restart:
-            return
+        await self.scheduler.decided()  # so that a keep-alive that a request has just asked for is seen
         for view in self.scheduler.runners():
-            if _config_key(view.key) in keys:
-                keep_alive = then.keep_alive or self.keep_alive
-                self.scheduler.retune(view.id, keep_alive, concurrency=then.concurrency or 0)
+            key = _config_key(view.key)
+            if key in then and key not in restart:
+                renewed = renew or then[key].keep_alive != before[key].keep_alive
+                keep_alive = (then[key].keep_alive or self.keep_alive) if renewed else view.keep_alive
+                self.scheduler.retune(view.id, keep_alive, concurrency=then[key].concurrency or 0)
 
     def configured(self, name: str | None = None) -> tuple[ConfiguredModel, ...]:
         """Settings stored for models that exist; those of one model if it is named."""

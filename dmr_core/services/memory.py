@@ -23,6 +23,9 @@ _log: Final = logging.getLogger("dmr.memory")
 HEADROOM: Final = 256 * 1024 * 1024
 """Bytes left to everybody else, so that a full machine still answers."""
 
+_MOST: Final = 1000
+"""Expectations kept in mind: more than anybody runs models, under different settings, with one service."""
+
 
 @attrs.frozen
 class MemoryService:
@@ -31,6 +34,8 @@ class MemoryService:
     probe: MemoryProbe
     ledger: FootprintLedger
     budget: MemoryBudget = attrs.field(factory=MemoryBudget)
+    _expected: dict[str, Memory | None] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    """What engines estimated, by the settings that were asked for."""
 
     async def capacity(self) -> Capacity:
         """What all runners may occupy together, now; without limits where nothing is known or nothing enforced."""
@@ -54,7 +59,9 @@ class MemoryService:
         except Exception:  # a plugin's code: an estimate is worth no failed request
             _log.exception("estimating the memory of %s failed", key)
             estimate = None
-        known = self.ledger.get(_name(key, config))
+        settings = _settings(key, config)
+        self._expect(settings, estimate)
+        known = self.ledger.get(_name(settings, estimate))
         if known is not None:
             # What is held on accelerators is not measured yet, so there the estimate stands.
             return known if estimate is None else known.at_least(Memory(0, estimate.device))
@@ -64,11 +71,26 @@ class MemoryService:
 
     async def record(self, key: RunnerKey, launch: Launch, seen: Footprint) -> None:
         """Remember what a runner uses."""
-        await self.ledger.record(_name(key, launch.config), seen.memory)
+        settings = _settings(key, launch.config)
+        await self.ledger.record(_name(settings, self._expected.get(settings)), seen.memory)
+
+    def _expect(self, settings: str, estimate: Memory | None) -> None:
+        self._expected.pop(settings, None)
+        self._expected[settings] = estimate
+        while len(self._expected) > _MOST:
+            del self._expected[next(iter(self._expected))]
 
 
-def _name(key: RunnerKey, config: EngineConfig) -> str:
-    """What footprints are filed under: all that changes how much memory is needed."""
+def _name(settings: str, estimate: Memory | None) -> str:
+    """What footprints are filed under: all that changes how much memory is needed.
+
+    An estimate stands for what no setting of the model tells: the operator's arguments, the accelerator, the program. What
+    was seen while the engine expected something else is no answer.
+    """
+    return f"{settings}/{estimate.host}+{estimate.device}" if estimate is not None else settings
+
+
+def _settings(key: RunnerKey, config: EngineConfig) -> str:
     settings = {
         "context": config.context_size,
         "flags": list(config.runtime_flags),

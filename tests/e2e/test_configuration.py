@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from importlib import resources
@@ -17,6 +20,7 @@ from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_core.domain.artifact import LayerType, ModelConfig
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob
+from tests.conftest import require
 from tests.e2e.conftest import Daemon
 from tests.stand_ins.lora_adapter import lora_adapter
 
@@ -183,3 +187,41 @@ def test_what_is_refused_names_what_it_is(daemon: Daemon) -> None:
     status, text = ask(daemon, "POST", "/engines/vllm/_configure", {"model": "dmr/demo"})
     assert (status, "vllm" in text) == (422, True)
     assert json.loads(daemon.cli("configure", "show").stdout) == []
+
+
+@pytest.mark.docker_cli
+@pytest.mark.parametrize("command", ["configure", "config"])
+def test_docker_model_configures(daemon: Daemon, tmp_path: Path, command: str) -> None:
+    docker = shutil.which("docker")
+    require("docker_cli", available=docker is not None, reason="docker is not on PATH")
+    plugins = tmp_path / "docker" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "docker-model").symlink_to(Path(sys.executable).parent / "model-cli")
+    daemon.start()
+    daemon.cli("pull", "dmr/demo")
+    environment = {**daemon.environment, "DOCKER_CONFIG": str(tmp_path / "docker"), "MODEL_RUNNER_HOST": daemon.url}
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            ["docker", "model", command, *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert run("--context-size", "256", "--think=false", "--keep-alive", "-1", "dmr/demo", "--", "--top-k", "7") == ""
+    (entry,) = json.loads(run("show", "dmr/demo"))
+    assert (entry["Backend"], entry["Mode"]) == ("llama.cpp", "completion")
+    assert entry["Config"] == {
+        "context-size": 256,
+        "keep_alive": "-1",
+        "llamacpp": {"reasoning-budget": 0},
+        "runtime-flags": ["--top-k", "7"],
+    }
+    assert "are forgotten" in run("reset", "dmr/demo")
+    assert json.loads(run("show")) == []

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from dmr_adapters.process.footprint import footprint_of
@@ -97,3 +98,32 @@ def test_one_that_fits_only_alone_evicts_the_idle_one(daemon: Daemon, tmp_path: 
     # What was learnt about them outlives the service.
     daemon.stop()
     assert len(json.loads((tmp_path / "models" / ".dmr" / "footprints.json").read_text())) == 2
+
+
+@pytest.mark.timeout(120)
+def test_what_was_seen_under_other_arguments_of_the_operator_does_not_count(daemon: Daemon, tmp_path: Path) -> None:
+    """The cache of this model takes 72 MiB in four bits, and 512 MiB in single precision."""
+    shape = attrs.evolve(SMALL, heads=4, layers=4, context=64 * 1024)
+    short, long = "-ctk q4_0 -ctv q4_0", "-ctk f32 -ctv f32"
+    daemon.environment.update({"DMR_MAX_MEMORY": "300MiB", "LLAMA_ARGS": short})
+    daemon.start()
+    daemon.cli("package", "cached", "--gguf", str(write_big_model(tmp_path / "cached.gguf", shape)))
+    assert chat(daemon, "cached")[0] == 200
+    assert running(daemon)["cached"]["memory"] < 250 * MIB
+
+    _restart(daemon, LLAMA_ARGS=long)
+    status, answer = chat(daemon, "cached")
+    assert (status, answer["error"]["code"]) == (507, "model_too_large")
+
+    _restart(daemon, DMR_MAX_MEMORY="off")
+    assert chat(daemon, "cached")[0] == 200
+    assert running(daemon)["cached"]["memory"] > 512 * MIB
+
+    _restart(daemon, DMR_MAX_MEMORY="300MiB", LLAMA_ARGS=short)
+    assert chat(daemon, "cached")[0] == 200
+
+
+def _restart(daemon: Daemon, **environment: str) -> None:
+    daemon.stop()
+    daemon.environment.update(environment)
+    daemon.start()

@@ -143,6 +143,50 @@ async def test_keep_alive_and_concurrency_change_a_busy_runner_as_it_is(world: W
         assert len(world.engine.started) == 1
 
 
+async def test_only_a_change_that_names_the_keep_alive_takes_back_what_a_request_asked_for(world: World) -> None:
+    async with world.running() as service:
+        scheduler = service.service.services.scheduler
+
+        async def kept() -> str:
+            await scheduler.decided()
+            (view,) = scheduler.runners()
+            return str(view.keep_alive)
+
+        await service.configure("one", keep_alive="10m", max__concurrency=3)
+        await service.started(1)
+        await service.chat(keep_alive="-1")
+        assert await kept() == "-1"
+        changes: tuple[dict[str, Any], ...] = ({}, {"max__concurrency": 3}, {"max__concurrency": 2})
+        for change in changes:
+            assert (await service.configure("one", **change)).status == 202
+            assert await kept() == "-1"
+        assert (await service.configure("one", keep_alive="10m")).status == 202
+        assert await kept() == "10m0s"
+        await service.chat(keep_alive="-1")
+        assert (await service.call("DELETE", "/engines/_configure?model=one")).status == 200
+        assert await kept() == "5m0s"
+        assert len(world.engine.started) == 1
+
+
+async def test_a_load_that_waited_for_room_has_what_was_configured_meanwhile(world: World) -> None:
+    for name in ("a", "b", "c", "d"):
+        await world.add(name)
+    async with world.running() as service:
+        inference, scheduler = service.service.services.inference, service.service.services.scheduler
+        plans = [inference.plan(name, EngineMode.COMPLETION, None) for name in ("a", "b", "c", "d", "one")]
+        held = [await inference.lease(plan) for plan in plans[:4]]
+        waiting = asyncio.create_task(inference.lease(plans[4]))
+        await until(scheduler.waiting)
+        assert (await service.configure("one", keep_alive="-1", max__concurrency=1)).status == 202
+        for lease in held:
+            lease.release()
+        with await waiting:
+            await scheduler.decided()
+            (view,) = [view for view in scheduler.runners() if view.alias == "one"]
+            assert view.keep_alive == KeepAlive.forever()
+            assert scheduler.try_lease(view.key) is None
+
+
 async def test_a_busy_runner_is_not_restarted(world: World) -> None:
     async with world.running() as service:
         await service.chat()
@@ -241,6 +285,23 @@ async def test_modes_without_settings_of_their_own_are_reloaded_with_those_for_c
         assert world.engine.started[-1].request.config.context_size == 64
 
 
+async def test_a_mode_that_is_left_with_no_settings_has_those_for_completion(world: World) -> None:
+    async with world.running() as service:
+        await service.configure("one", context__size=64)
+        inference = service.service.services.inference
+        plan = inference.plan("one", RERANKING, None)
+        with await inference.lease(plan):  # busy: it must not have to be restarted
+            assert (await service.configure("one", mode="reranking")).status == 202
+        assert await service.stored() == {"completion": {"context-size": 64}}
+
+        await service.configure("one", mode="reranking", context__size=32)
+        await service.configure("one", mode="reranking", context__size=None)
+        assert await service.stored() == {"completion": {"context-size": 64}}
+        (await inference.lease(plan)).release()
+        served = [engine for engine in world.engine.started if engine.request.mode is RERANKING and not engine.stopped]
+        assert [engine.request.config.context_size for engine in served] == [64]
+
+
 async def test_another_draft_model_lets_go_of_the_runner_with_the_one_before(world: World) -> None:
     async with world.running() as service:
         await service.configure("one", speculative={"draft_model": "two"})
@@ -307,6 +368,63 @@ async def test_reset_forgets_and_reloads_with_nothing(world: World) -> None:
         assert world.engine.started[-1].request.config.context_size is None
         assert (await service.call("DELETE", "/engines/_configure?model=nope")).status == 404
         assert (await service.call("DELETE", "/engines/_configure")).status == 400
+
+
+async def test_reset_forgets_everything_or_nothing(world: World) -> None:
+    async with world.running() as service:
+        for mode in ("completion", "embedding", "reranking"):
+            await service.configure("one", mode=mode, context__size=64)
+        await service.started(3)
+        before = await service.stored()
+        inference = service.service.services.inference
+        # Reranking has what completion has, and would lose both.
+        for mode in (EngineMode.EMBEDDING, RERANKING):
+            with await inference.lease(inference.plan("one", mode, None)):
+                assert (await service.call("DELETE", "/engines/_configure?model=one")).status == 409
+                assert await service.stored() == before
+        assert not any(engine.stopped for engine in world.engine.started)
+
+
+async def test_reset_in_a_body_is_as_good(world: World) -> None:
+    async with world.running() as service:
+        for mode in ("completion", "embedding"):
+            await service.configure("one", mode=mode, context__size=64)
+        await service.started(2)
+
+        async def reset(**more: Any) -> Answer:
+            return await service.call("POST", "/engines/_configure", {"model": "one", "reset": True, **more})
+
+        mixed = await reset(**{"context-size": 8})
+        assert (400, True) == (mixed.status, "context-size sets one" in mixed.text)
+        assert (await reset(reset="yes")).status == 400
+        assert set(await service.stored()) == {"completion", "embedding"}
+        one = await reset(mode="embedding")
+        assert (200, {"forgotten": 1}) == (one.status, one.json())
+        assert set(await service.stored()) == {"completion"}
+        assert (await reset(reset=False)).status == 202
+        assert (await reset()).json() == {"forgotten": 1}
+        assert await service.stored() == {}
+        assert (await service.call("DELETE", "/engines/nope/_configure?model=one")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/engines/_configure", {"model": "one", "max-concurrency": 3}),
+        ("DELETE", "/engines/_configure?model=one", b""),
+        ("POST", "/engines/unload", {"models": ["one"]}),
+    ],
+)
+async def test_a_model_that_failed_may_be_tried_again_once_somebody_did_something_about_it(
+    world: World, method: str, path: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.running() as service:
+        inference, scheduler = service.service.services.inference, service.service.services.scheduler
+        key = inference.plan("one", EngineMode.COMPLETION, None).key
+        forgiven: list[object] = []
+        monkeypatch.setattr(scheduler, "forgive", forgiven.append)
+        await service.call(method, path, body)
+        assert forgiven == [key.model_id]
 
 
 async def test_what_cannot_be_written_is_not_in_force(world: World) -> None:

@@ -9,8 +9,11 @@ import attrs
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from dmr_adapters.http.asgi import DrainGuard, read_body
+from dmr_adapters.http.errors import error_response
 from dmr_adapters.http.server import bind, serve
 from dmr_core.domain.settings import Listen
+from dmr_core.errors import DmrError
 
 _SOON = 5.0
 _REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -110,3 +113,39 @@ async def test_an_idle_connection_answers_again(server: Server) -> None:
     await writer.wait_closed()
 
     assert await server.forgets()
+
+
+@pytest.mark.parametrize(
+    ("openai", "told"), [(False, b"did not go on for 0.1 s\n"), (True, b'"code":"request_timeout"')]
+)
+async def test_who_sends_half_a_body_is_told_and_loses_the_connection(
+    openai: bool, told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await read_body(receive, 100)
+        except DmrError as exc:
+            await error_response(exc, openai=openai)(scope, receive, send)
+
+    async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for done in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{done}.complete"})
+        else:
+            await DrainGuard(app)(scope, receive, send)
+
+    monkeypatch.setattr("dmr_adapters.http.asgi._SILENCE", 0.1)
+    listener, stop = bind(Listen(port=0)), asyncio.Event()
+    serving = asyncio.ensure_future(serve(with_lifespan, listener, stop))
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+    writer.write(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\nhalf")
+    async with asyncio.timeout(_SOON):
+        answer = await reader.read()  # to the end of the connection
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close\r\n" in answer.lower()
+    assert told in answer
+    writer.close()
+    await writer.wait_closed()
+    stop.set()
+    await serving

@@ -443,3 +443,68 @@ async def test_a_look_that_takes_long_holds_up_no_end(base: Path, monkeypatch: p
         release.set()
         await look
         await one.stop(0.0)
+
+
+async def test_a_look_that_takes_too_long_finds_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def stuck(*_arguments: object) -> None:
+        release.wait(DEADLINE)
+
+    monkeypatch.setattr("dmr_adapters.process.child._LONGEST_LOOK", 0.1)
+    monkeypatch.setattr("dmr_adapters.process.child.footprint_of", stuck)
+    monkeypatch.setattr("dmr_adapters.process.listeners.holds_listener", stuck)
+    monkeypatch.setattr("dmr_adapters.process.process_table.cpu_seconds", stuck)
+    supervisor = await PosixProcessSupervisor.open(base)
+    child = await supervisor.start(shell("sleep 1000"))
+    try:
+        async with asyncio.timeout(3.0):
+            found = await asyncio.gather(child.memory(), child.listens_on(1), child.cpu_seconds(), child.memory())
+            assert set(found) == {None}
+            await supervisor.aclose(0.0)  # though they are still at it
+    finally:
+        release.set()
+        await supervisor.aclose(0.0)
+    await eventually(lambda: not [one for one in threading.enumerate() if one.name.startswith("process-look")])
+
+
+async def test_a_look_is_called_off_when_the_supervisor_closes(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds nothing; who asked is not cancelled with it."""
+    release = threading.Event()
+    monkeypatch.setattr("dmr_adapters.process.child.footprint_of", lambda _pids: release.wait(DEADLINE))
+    async with await PosixProcessSupervisor.open(base) as supervisor:
+        children = [await supervisor.start(shell("sleep 1000")) for _ in range(3)]
+        looks = [asyncio.ensure_future(child.memory()) for child in children]
+        await asyncio.sleep(0.05)
+        await supervisor.aclose(0.0)
+        async with asyncio.timeout(1.0):
+            assert await asyncio.gather(*looks) == [None] * 3
+        release.set()
+
+
+async def test_a_child_that_somebody_else_reaped_has_ended_with_a_status_nobody_knows(base: Path) -> None:
+    async with await PosixProcessSupervisor.open(base) as supervisor:
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a library may do so at any time
+        try:
+            child = await supervisor.start(shell("exit 3"))
+            async with asyncio.timeout(DEADLINE):
+                assert await child.wait() == 255
+                assert await child.stop(1.0) == 255
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+
+
+async def test_a_program_that_prints_without_end_leaves_the_loop_to_others(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dmr.engine")
+    async with await PosixProcessSupervisor.open(base) as supervisor:
+        child = await supervisor.start(shell("exec yes"))
+        delays = []
+        for _ in range(50):
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            delays.append(time.perf_counter() - began - 0.01)
+        assert sorted(delays)[25] < 0.02  # the worst of them is the machine's
+        assert child.tail().endswith("y\n")
+        await child.stop(0.0)

@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.background import BackgroundTasks
+from dmr_adapters.http.configure_body import ConfigureBody
 from dmr_adapters.http.errors import error_response, is_stock_cli, not_found_text, plain_text, status_of
 from dmr_adapters.http.rest_json import (
-    ConfigureBody,
     UnloadBody,
     configured_json,
     decode,
@@ -114,7 +114,10 @@ class EnginesApi:
         return json_response({"unloaded_runners": len(chosen), "runners": [unloaded_json(view) for view in chosen]})
 
     async def configure(self, request: Request) -> Response:
-        """``POST`` or ``PATCH /engines/[{backend}/]_configure``: store settings, then load the model with them in the background."""
+        """``POST`` or ``PATCH /engines/[{backend}/]_configure``: store settings, then load the model with them in the background.
+
+        A body with ``reset`` is what :meth:`reset` is, and answered alike.
+        """
         try:
             body = ConfigureBody.read(await read_body(request.receive, self._services.settings.max_body))
             await self._services.catalog.find_fresh(body.model)
@@ -124,6 +127,9 @@ class EnginesApi:
                 ):  # whether it may be missing is not decided here
                     await self._services.catalog.find_fresh(body.draft)
             backend = request.path_params.get("backend")
+            if body.reset:
+                count = await self._services.inference.reset(body.model, body.only, backend)
+                return json_response({"forgotten": count})
             plan = await self._services.inference.configure(body.model, body.mode, backend, body.change)
         except BackendNotFoundError:
             return plain_text("backend not found", 404)

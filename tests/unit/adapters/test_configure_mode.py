@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dmr_adapters.http.rest_json import ConfigureBody
+from dmr_adapters.http.configure_body import ConfigureBody
 from dmr_core.domain.engine import EngineMode
 from dmr_core.errors import InvalidConfigurationError
 

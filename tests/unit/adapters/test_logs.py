@@ -7,7 +7,9 @@ import itertools
 import logging
 import re
 import threading
+import time
 from contextlib import aclosing
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import pytest
@@ -225,3 +227,38 @@ def test_a_log_directory_that_cannot_be_written_is_told_at_once(tmp_path: Path) 
         recording(LogBook(), redact_secrets, tmp_path / "file" / "logs"),
     ):
         pass
+
+
+@pytest.mark.parametrize("disk", ["slow", "stuck"])
+def test_a_disk_that_cannot_keep_up_holds_up_neither_who_logs_nor_the_end(
+    disk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    threads = set(threading.enumerate())
+    opened: set[RotatingFileHandler] = set()
+    writing = RotatingFileHandler.emit
+
+    def emit(handler: RotatingFileHandler, record: logging.LogRecord) -> None:
+        opened.add(handler)
+        if disk == "slow":
+            time.sleep(0.02)
+        else:
+            release.wait(30.0)
+        writing(handler, record)
+
+    monkeypatch.setattr("dmr_adapters.logs.handler._PATIENCE", 0.1)
+    monkeypatch.setattr(RotatingFileHandler, "emit", emit)
+    began = time.monotonic()
+    with recording(LogBook(), redact_secrets, tmp_path):
+        for number in range(10_050):
+            logging.getLogger("dmr.x").error("line %d", number)
+    try:
+        assert time.monotonic() - began < 10.0
+        assert (set(threading.enumerate()) <= threads) == (disk == "slow")
+    finally:
+        release.set()
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(10.0)
+        for handler in opened:
+            handler.close()
+    assert "line 0" in (tmp_path / "inference.log").read_text()

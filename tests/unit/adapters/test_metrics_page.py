@@ -11,6 +11,7 @@ import attrs
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dmr_adapters.metrics.exposition import Family, family
 from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_core.domain.digest import Digest
@@ -210,6 +211,50 @@ async def test_figures_of_engines_join_the_services_of_the_same_name() -> None:
 
     assert text.count("# TYPE process_open_fds gauge\n") == 1
     assert (await world.series())["process_open_fds", labels(1)] == 5
+
+
+async def test_pages_are_read_one_at_a_time_and_what_has_no_turn_in_time_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, most = 0, 0
+
+    def read(_page: bytes, its: dict[str, str]) -> list[Family]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        time.sleep(0.2)
+        reading -= 1
+        return [family("e_requests", "gauge", "", [(its, 3.0)])]
+
+    monkeypatch.setattr("dmr_adapters.metrics.page._read", read)
+    world = World(deadline=0.5)
+    for number in range(8):
+        world.add(number, Answer(body=PAGE))
+    began = time.monotonic()
+    found = await world.series()
+
+    assert time.monotonic() - began < 1.5
+    assert most == 1
+    shown = [number for number in range(8) if ("e_requests", labels(number)) in found]
+    assert 1 <= len(shown) <= 4
+    for number in range(8):
+        assert found["dmr_scrape_up", labels(number)] == (number in shown)
+        assert found["dmr_scrape_errors_total", labels(number)] == (number not in shown)
+
+
+async def test_of_many_long_pages_some_are_shown_in_time() -> None:
+    many = ",".join(f'label{number}="value"' for number in range(60))
+    page = b"".join(b"e_%d{%s} 1\n" % (number, many.encode()) for number in range(1000))
+    assert 900_000 < len(page) < 1024 * 1024
+    world = World(deadline=0.5)
+    for number in range(8):
+        world.add(number, Answer(body=page))
+    began = time.monotonic()
+    text = await world.page.render()
+
+    assert time.monotonic() - began < 2.0  # half of it on a machine that does nothing else
+    assert text.count("dmr_scrape_up{") == 8
+    assert re.search(r"^dmr_scrape_up{.*} 1\.0$", text, re.MULTILINE)
 
 
 async def test_an_eviction_counts_as_one_and_as_an_unload() -> None:

@@ -130,8 +130,37 @@ async def test_what_was_seen_counts_then_the_estimate_then_the_files(model: Mode
 async def test_accelerator_memory_is_estimated_even_when_the_rest_was_seen(model: Model) -> None:
     engine, service = Estimating(InMemoryTransport()), MemoryService(FakeMemoryProbe(), InMemoryFootprintLedger())
     engine.guess = Memory(GIB, 20 * GIB)
+    assert service.needs(engine, key(model), model, EngineConfig(), None) == engine.guess
     await service.record(key(model), Launch(alias="a"), Footprint(resident=2 * GIB))
     assert service.needs(engine, key(model), model, EngineConfig(), None) == Memory(2 * GIB, 20 * GIB)
+
+
+async def test_what_was_seen_while_the_engine_expected_something_else_does_not_count(model: Model) -> None:
+    """The operator's own arguments, or another accelerator, are in no setting of the model."""
+    ledger, engine = InMemoryFootprintLedger(), Estimating(InMemoryTransport())
+
+    async def learn(guess: Memory, seen: int) -> None:
+        service = MemoryService(FakeMemoryProbe(), ledger)
+        engine.guess = guess
+        service.needs(engine, key(model), model, EngineConfig(), None)
+        await service.record(key(model), Launch(alias="a"), Footprint(resident=seen))
+
+    def needs(guess: Memory) -> Memory:
+        engine.guess = guess
+        return MemoryService(FakeMemoryProbe(), ledger).needs(engine, key(model), model, EngineConfig(), None)
+
+    short, long = Memory(GIB), Memory(50 * GIB)
+    await learn(short, 2 * GIB)
+    assert needs(long) == long
+    await learn(long, 40 * GIB)
+    assert (needs(short), needs(long)) == (Memory(2 * GIB), Memory(40 * GIB))
+
+
+async def test_expectations_do_not_pile_up(model: Model) -> None:
+    service, engine = MemoryService(FakeMemoryProbe(), InMemoryFootprintLedger()), Estimating(InMemoryTransport())
+    for size in range(1500):
+        service.needs(engine, key(model), model, EngineConfig(context_size=size), None)
+    assert len(service._expected) == 1000
 
 
 async def test_an_estimate_that_fails_costs_a_line_in_the_log(model: Model, caplog: pytest.LogCaptureFixture) -> None:

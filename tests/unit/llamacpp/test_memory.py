@@ -62,10 +62,14 @@ def test_every_shard_and_the_projector_count_and_nothing_else_does() -> None:
     one = needs().host
     shards = model(layer(400 * MIB), layer(600 * MIB), layer(9 * MIB, LayerType.LICENSE))
     seeing = model(layer(1000 * MIB), layer(100 * MIB, LayerType.MMPROJ))
+    adapted = model(layer(1000 * MIB), layer(30 * MIB, LayerType.LORA), layer(20 * MIB, LayerType.LORA))
 
     assert needs(shards).host == one
     assert needs(seeing).host == one + 100 * MIB
     assert needs(seeing, "--no-mmproj").host == one
+    assert needs(adapted).host == one + 50 * MIB
+    assert needs(adapted, on_device=True) == needs(on_device=True) + Memory(0, 50 * MIB)
+    assert needs(adapted, "-ngl", "0", on_device=True) == needs(None, "-ngl", "0", on_device=True) + Memory(50 * MIB)
 
 
 @pytest.mark.parametrize(
