@@ -260,11 +260,11 @@ class Simulation:
             if demand.key in held or demand.key in state.setbacks:
                 continue
             held.add(demand.key)  # the first of a key speaks for the others
-            reserved = Memory()
-            for runner in state.runners.values():
-                reserved += runner.reserved
-            taken_by_others = len(state.runners) + len({other.key for other in state.queue if other.key != demand.key})
-            fits = state.capacity.holds(reserved + demand.launch.needs)
+            # What others wait for is theirs: with their slots and memory taken, there has to be a place left.
+            others = {other.key: other.launch.needs for other in reversed(state.queue) if other.key != demand.key}
+            reserved = sum((runner.reserved for runner in state.runners.values()), Memory())
+            taken_by_others = len(state.runners) + len(others)
+            fits = state.capacity.holds(sum(others.values(), reserved) + demand.launch.needs)
             assert not (fits and taken_by_others < state.limits.slots), f"{demand.id} waits beside a free place"
 
     def _nobody_waits_beside_an_idle_runner(self) -> None:
