@@ -486,7 +486,7 @@ async def test_a_child_that_somebody_else_reaped_has_ended_with_a_status_nobody_
     async with await PosixProcessSupervisor.open(base) as supervisor:
         before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a library may do so at any time
         try:
-            child = await supervisor.start(shell("exit 3"))
+            child = await supervisor.start(shell("sleep 0.3; exit 3"))
             async with asyncio.timeout(DEADLINE):
                 assert await child.wait() == 255
                 assert await child.stop(1.0) == 255
