@@ -31,6 +31,9 @@ _LOG: Final = logging.getLogger(__name__)
 _HUB_SERVER: Final = "https://index.docker.io/v1/"  # under this name `docker login` files the Hub
 _ENV_PAIRS: Final = (("DOCKER_USERNAME", "DOCKER_PASSWORD"), ("DOCKER_HUB_USER", "DOCKER_HUB_PASSWORD"))
 _HELPER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REAP: Final = 5.0
+"""Seconds that the end of a killed helper is waited for; a child of its own may hold its pipe for longer."""
+
 _TOKEN_USER: Final = "<token>"  # noqa: S105 - how helpers mark an identity token
 _HELPER_OUTPUT: Final = 64 * 1024
 _CONFIG_SIZE: Final = 4 * 1024 * 1024
@@ -165,6 +168,20 @@ async def _run(program: str, server: str, limit: float) -> bytes | None:
         if process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await _reap(process)
+
+
+async def _reap(process: Process) -> None:
+    """Wait for the end of a helper that was killed.
+
+    asyncio tells of it once the pipes are closed, and sees that only of a pipe that somebody reads: one that is full of
+    what nobody wanted would be waited for for ever.
+    """
+    assert process.stdout is not None  # noqa: S101 - the pipe was asked for
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_REAP):
+            while await process.stdout.read(_HELPER_OUTPUT):
+                pass
             await process.wait()
 
 
