@@ -500,11 +500,11 @@ async def test_a_program_that_prints_without_end_leaves_the_loop_to_others(
     caplog.set_level(logging.INFO, logger="dmr.engine")
     async with await PosixProcessSupervisor.open(base) as supervisor:
         child = await supervisor.start(shell("exec yes"))
-        delays = []
+        began = time.monotonic()
         for _ in range(50):
-            began = time.perf_counter()
             await asyncio.sleep(0.01)
-            delays.append(time.perf_counter() - began - 0.01)
-        assert sorted(delays)[25] < 0.02  # the worst of them is the machine's
+        logged = len(caplog.records)
+        # It prints millions of lines in that time; 500 of each second are worth one, and a line about the others.
+        assert 0 < logged <= 501 * (int(time.monotonic() - began) + 2)
         assert child.tail().endswith("y\n")
         await child.stop(0.0)
