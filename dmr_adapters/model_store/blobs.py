@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,9 @@ from dmr_adapters.model_store.lock import DigestLocks, is_current, try_flock
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.domain.digest import Digest
+from dmr_core.domain.spans import Span
 from dmr_core.errors import DigestMismatchError, DmrError, NotFoundError
-from dmr_core.ports.model_store import BlobWriter
+from dmr_core.ports.model_store import BlobWriter, PartWriter
 
 __all__ = ["BLOB_MODE", "BlobIngest", "is_complete", "read_blob"]
 
@@ -114,6 +115,17 @@ class _FilesystemBlobWriter(BlobWriter):
         while await finish_in_thread(self._hash_some):
             pass
         self._opened_at = self._written
+
+    @property
+    def resumed(self) -> int:
+        return self._opened_at
+
+    @property
+    def missing(self) -> tuple[Span, ...]:
+        return () if self.offset >= self._size else (Span(self.offset, self._size),)
+
+    def part(self, start: int) -> AbstractAsyncContextManager[PartWriter]:
+        raise NotImplementedError(start)
 
     async def restart(self) -> None:
         self._gathered.clear()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from dmr_adapters.model_store.blobs import BLOB_MODE, BlobIngest, is_complete, read_blob
 from dmr_adapters.model_store.bundle import BundleDraft, bundle_at, discard_bundle, is_whole
 from dmr_adapters.model_store.bundle_plan import BundlePlan, plan_bundle
-from dmr_adapters.model_store.durability import disk_conditions, write_durably
+from dmr_adapters.model_store.durability import disk_conditions, free_space, storage_full, write_durably
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
@@ -93,6 +93,18 @@ class FilesystemModelStore(ModelStore):
 
     def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
         return self._ingest.writer(descriptor)
+
+    def blob_file(self, digest: Digest) -> Path:
+        return self._layout.blob(digest)
+
+    @asynccontextmanager
+    async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+        yield
+
+    async def require_space(self, needed: int) -> None:
+        free = await finish_in_thread(lambda: free_space(self._layout.root))
+        if free is not None and free < needed:
+            raise storage_full(self._layout.root, needed)
 
     def read_blob(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
         return read_blob(self._layout.blob(digest), digest, offset)

@@ -12,13 +12,14 @@ import attrs
 
 from dmr_adapters.registry.answer import ErrorReader
 from dmr_adapters.registry.auth import Authorizer, TokenCache
+from dmr_adapters.registry.blob_download import open_blob
+from dmr_adapters.registry.blob_upload import check_stored, has_blob, mount_blob, send_blob, told_digest
 from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded, translated
 from dmr_adapters.registry.credentials import CredentialStore
 from dmr_adapters.registry.endpoint import EndpointPolicy
 from dmr_adapters.registry.guard import Resolver, resolve
 from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import RetryPolicy, retrying
-from dmr_adapters.registry.transfer import check_stored, has_blob, open_blob, send_blob, told_digest
 from dmr_core.domain.artifact import MANIFEST_MEDIA_TYPE, Descriptor, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
@@ -130,13 +131,19 @@ class _Session(RegistrySession):
             raise DigestMismatchError(str(descriptor.digest), str(actual))
         return self.decode.config(content), content
 
-    def read_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[BlobReader]:
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[BlobReader]:
         """Receive a blob. A stall or a broken connection is told by ``RegistryUnreachableError``."""
-        return open_blob(self.repository, descriptor, offset, self.retry)
+        return open_blob(self.repository, descriptor, offset, end, self.retry)
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository has the blob already."""
         return await has_blob(self.repository, descriptor, self.retry)
+
+    async def mount_blob(self, descriptor: Descriptor, source: str) -> bool:
+        """Take the blob from another repository of this registry, where it lets us."""
+        return await mount_blob(self.repository, descriptor, source, self.retry)
 
     async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
         """Upload a blob; where it has to be repeated, ``sent`` counts from 0 again."""

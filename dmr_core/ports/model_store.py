@@ -3,25 +3,66 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Protocol
 
 from dmr_core.domain.artifact import Artifact, Descriptor
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.domain.reference import Reference
+from dmr_core.domain.spans import Span
 
-__all__ = ["BlobWriter", "ModelStore"]
+__all__ = ["BlobWriter", "ModelStore", "PartWriter"]
+
+
+class PartWriter(Protocol):
+    """Writes one stretch of a blob while others write other stretches of it."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """Where the next byte goes."""
+
+    @abstractmethod
+    async def write(self, chunk: bytes) -> None:
+        """Put ``chunk`` at :attr:`position`. Quick while the disk keeps up; waits for it where it does not.
+
+        Raises:
+            StorageFullError: the disk is full; what was written stays for a later attempt.
+            DigestMismatchError: more bytes than the descriptor promises.
+        """
 
 
 class BlobWriter(Protocol):
-    """One blob on its way into the store. Nothing is visible before :meth:`commit` returns."""
+    """One blob on its way into the store. Nothing is visible before :meth:`commit` returns.
+
+    Written either from :attr:`offset` on with :meth:`write`, or in parts, in any order and several at
+    once. What an earlier attempt left, in parts or not, is here again on opening.
+    """
 
     @property
     @abstractmethod
     def offset(self) -> int:
-        """Bytes already here from an earlier, interrupted attempt; write goes on from there."""
+        """Bytes here from byte 0 on without a gap; :meth:`write` goes on from there."""
+
+    @property
+    @abstractmethod
+    def missing(self) -> tuple[Span, ...]:
+        """What is not here yet, in order; empty where only the commit is to be done."""
+
+    @property
+    @abstractmethod
+    def resumed(self) -> int:
+        """How many bytes were here on opening. They are not verified before :meth:`commit`."""
+
+    @abstractmethod
+    def part(self, start: int) -> AbstractAsyncContextManager[PartWriter]:
+        """Write from ``start`` on. No two parts may write the same bytes at once.
+
+        Leaving the context keeps what was written, whatever the reason for leaving.
+        """
 
     @abstractmethod
     async def restart(self) -> None:
@@ -86,6 +127,28 @@ class ModelStore(Protocol):
 
         Raises (on entering):
             StoreUnwritableError: the store cannot be written.
+        """
+
+    @abstractmethod
+    def blob_file(self, digest: Digest) -> Path:
+        """The file that holds a complete blob, for readers of headers. Read only; it may be gone at any time
+        unless the blob is leased.
+        """
+
+    @abstractmethod
+    def lease(self, digests: Iterable[Digest]) -> AbstractAsyncContextManager[None]:
+        """Keep these blobs, and what has been received of them, from every garbage collection while this is held.
+
+        Holds in other processes too, and ends with this one however it dies. A digest may be of a blob
+        that is not here yet, or of a model, whose manifest and bundle are then kept as well.
+        """
+
+    @abstractmethod
+    async def require_space(self, needed: int) -> None:
+        """Make sure, before the first byte is fetched, that ``needed`` more bytes have room.
+
+        Raises:
+            StorageFullError: they have not.
         """
 
     @abstractmethod

@@ -72,12 +72,25 @@ class RegistrySession(Protocol):
         """
 
     @abstractmethod
-    def read_blob(self, descriptor: Descriptor, offset: int = 0) -> AbstractAsyncContextManager[BlobReader]:
-        """Receive a blob, from ``offset`` on where the registry can. The bytes are not verified."""
+    def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[BlobReader]:
+        """Receive a blob, from ``offset`` on and up to ``end`` where the registry can. The bytes are not verified.
+
+        A registry that does not grant the range sends everything: the reader's ``offset`` is then 0, and
+        its chunks go on to the blob's last byte.
+        """
 
     @abstractmethod
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository has the blob already."""
+
+    @abstractmethod
+    async def mount_blob(self, descriptor: Descriptor, source: str) -> bool:
+        """Take the blob from the repository ``source`` of the same registry without sending a byte.
+
+        ``False`` where the registry cannot or will not; pushing it is then the way.
+        """
 
     @abstractmethod
     async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:

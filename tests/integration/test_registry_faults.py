@@ -16,7 +16,7 @@ from aiohttp import web
 
 from dmr_adapters.clock import SystemClock
 from dmr_adapters.oci_json import decode_config, decode_manifest
-from dmr_adapters.registry import transfer
+from dmr_adapters.registry import blob_upload
 from dmr_adapters.registry.client import Timeouts
 from dmr_adapters.registry.credentials import CredentialStore, IdentityToken, Login, Secret
 from dmr_adapters.registry.endpoint import EndpointPolicy

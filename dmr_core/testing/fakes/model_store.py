@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from dmr_core.domain.artifact import Artifact, Descriptor, Format, LayerType
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.domain.reference import Reference
+from dmr_core.domain.spans import Span, SpanSet
 from dmr_core.errors import (
     DigestMismatchError,
     MalformedArtifactError,
@@ -23,7 +24,7 @@ from dmr_core.errors import (
     PreconditionError,
     StorageFullError,
 )
-from dmr_core.ports.model_store import BlobWriter, ModelStore
+from dmr_core.ports.model_store import BlobWriter, ModelStore, PartWriter
 
 __all__ = ["InMemoryModelStore"]
 
@@ -37,7 +38,8 @@ class InMemoryModelStore(ModelStore):
     Features:
         - the whole contract of the port, partial blobs and turns of writers included;
         - ``capacity`` bytes of room for blobs, then :class:`StorageFullError`;
-        - ``blobs`` and ``partials`` to look at, and to damage;
+        - ``blobs`` and ``partials`` to look at, and to damage; ``here`` says which bytes of a partial are real;
+        - ``leased`` lists the digests that are kept from garbage collection;
         - bundles are paths below ``root`` that nobody makes: one weights file, named by its format.
     """
 
@@ -45,6 +47,8 @@ class InMemoryModelStore(ModelStore):
         self.capacity = capacity
         self.blobs: dict[Digest, bytes] = {}
         self.partials: dict[Digest, bytearray] = {}
+        self.here: dict[Digest, SpanSet] = {}
+        self.leased: list[Digest] = []
         self._root = root
         self._models: dict[Digest, Model] = {}
         self._manifests: dict[Digest, bytes] = {}
@@ -71,6 +75,24 @@ class InMemoryModelStore(ModelStore):
 
     async def has_blob(self, digest: Digest) -> bool:
         return digest in self.blobs
+
+    def blob_file(self, digest: Digest) -> Path:
+        return self._root / "blobs" / digest.hex
+
+    @asynccontextmanager
+    async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+        held = list(digests)
+        self.leased.extend(held)
+        try:
+            yield
+        finally:
+            for digest in held:
+                self.leased.remove(digest)
+
+    async def require_space(self, needed: int) -> None:
+        room = self._room()
+        if room is not None and room < needed:
+            raise StorageFullError("the model store is full", needs=needed, has=room)
 
     def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
         return self._writer(descriptor)
@@ -189,46 +211,93 @@ class _InMemoryBlobWriter(BlobWriter):
         self._counted: int | None = None
         if descriptor.digest in store.blobs:
             self._counted = descriptor.size
-        else:
-            store.partials.setdefault(descriptor.digest, bytearray())
+            self.resumed = descriptor.size
+            return
+        partial = store.partials.setdefault(descriptor.digest, bytearray())
+        whole = SpanSet.of([Span(0, len(partial))] if partial else [])
+        here = store.here.setdefault(descriptor.digest, whole)
+        if not partial:
+            here.clear()
+        elif not len(here):
+            here.add(0, len(partial))
+        self.resumed = here.count
 
     @property
     def offset(self) -> int:
-        return len(self._partial) if self._counted is None else self._counted
+        return self._here.prefix if self._counted is None else self._counted
+
+    @property
+    def missing(self) -> tuple[Span, ...]:
+        return self._here.missing(self._size) if self._counted is None else ()
+
+    @asynccontextmanager
+    async def part(self, start: int) -> AsyncIterator[PartWriter]:
+        yield _InMemoryPartWriter(self, start)
 
     async def restart(self) -> None:
         if self._counted is None:
             self._partial.clear()
+            self._here.clear()
         else:
             self._counted = 0
 
     async def write(self, chunk: bytes) -> None:
-        if self.offset + len(chunk) > self._size:
-            self._refuse(f"more than the {self._size} bytes promised")
         if self._counted is not None:
+            if self._counted + len(chunk) > self._size:
+                self.refuse(f"more than the {self._size} bytes promised")
             self._counted += len(chunk)
             return
-        room = self._store._room()  # noqa: SLF001 - one fake in two classes
-        if room is not None and room < len(chunk):
+        self.put(self.offset, chunk)
+
+    def put(self, start: int, chunk: bytes) -> None:
+        if start + len(chunk) > self._size:
+            self.refuse(f"more than the {self._size} bytes promised")
+        if self._counted is not None:
+            return
+        end = start + len(chunk)
+        room, grown = self._store._room(), max(0, end - len(self._partial))  # noqa: SLF001 - one fake in several classes
+        if room is not None and room < grown:
             raise StorageFullError("the model store is full", needs=self._size - self.offset, has=room)
-        self._partial.extend(chunk)
+        self._partial.extend(bytes(grown))
+        self._partial[start:end] = chunk
+        self._here.add(start, end)
 
     async def commit(self) -> None:
         if self._counted is not None:
             return
-        if len(self._partial) != self._size:
-            self._refuse(f"{len(self._partial)} of {self._size} bytes")
+        if self._here.prefix != self._size:
+            self.refuse(f"{self._here.count} of {self._size} bytes")
         actual = hashlib.sha256(self._partial).hexdigest()
         if actual != self._digest.hex:
-            self._refuse(f"sha256:{actual}")
+            self.refuse(f"sha256:{actual}")
         self._store.blobs[self._digest] = bytes(self._store.partials.pop(self._digest))
+        del self._store.here[self._digest]
         self._counted = self._size
 
     @property
     def _partial(self) -> bytearray:
         return self._store.partials[self._digest]
 
-    def _refuse(self, actual: str) -> None:
+    @property
+    def _here(self) -> SpanSet:
+        return self._store.here[self._digest]
+
+    def refuse(self, actual: str) -> None:
         if self._counted is None:
             self._partial.clear()
+            self._here.clear()
         raise DigestMismatchError(str(self._digest), actual)
+
+
+class _InMemoryPartWriter(PartWriter):
+    def __init__(self, blob: _InMemoryBlobWriter, start: int) -> None:
+        self._blob = blob
+        self._position = start
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    async def write(self, chunk: bytes) -> None:
+        self._blob.put(self._position, chunk)
+        self._position += len(chunk)

@@ -43,6 +43,7 @@ class InMemoryRegistry(Registry):
     Features:
         * ``seed`` an artifact, or push one; ``manifest_bytes`` and ``blob`` show what is there.
         * Resuming: granted while ``ranges`` is true.
+        * Mounting from another repository: while ``mounts`` is true.
         * A blob that breaks off: ``cut(digest, after=n)``, once per call, with ``RegistryUnreachableError``.
         * A blob whose bytes are wrong: ``corrupt(digest)``; its length stays.
         * A registry nobody reaches: ``reachable = False``.
@@ -52,6 +53,7 @@ class InMemoryRegistry(Registry):
     """
 
     ranges: bool = True
+    mounts: bool = True
     reachable: bool = True
     chunk: int = _CHUNK
     requests: list[str] = attrs.field(factory=list)
@@ -141,13 +143,17 @@ class _Session(RegistrySession):
         return _config(content), content
 
     @asynccontextmanager
-    async def read_blob(self, descriptor: Descriptor, offset: int = 0) -> AsyncIterator[BlobReader]:
+    async def read_blob(
+        self, descriptor: Descriptor, offset: int = 0, end: int | None = None
+    ) -> AsyncIterator[BlobReader]:
         """Receive a blob, from ``offset`` on while the registry grants ranges."""
-        repository = self._admitted(f"blob {descriptor.digest}@{offset}")
+        repository = self._admitted(f"blob {descriptor.digest}@{offset}{'' if end is None else f'-{end}'}")
         content = repository.blobs.get(descriptor.digest) if repository else None
         if content is None:
             raise RegistryError(f"{self.reference.registry!r} has no blob {descriptor.digest}")
         granted = offset if self.registry.ranges and offset <= len(content) else 0
+        if end is not None and (granted == offset and self.registry.ranges):
+            content = content[:end]
         async with aclosing(self.registry._pieces(descriptor.digest, content, granted)) as chunks:  # noqa: SLF001
             yield BlobReader(granted, chunks)
 
@@ -155,6 +161,16 @@ class _Session(RegistrySession):
         """Whether the repository has the blob already."""
         repository = self._admitted(f"has {descriptor.digest}")
         return repository is not None and descriptor.digest in repository.blobs
+
+    async def mount_blob(self, descriptor: Descriptor, source: str) -> bool:
+        """Take the blob from another repository, where that has it and ``mounts`` is true."""
+        self._admitted(f"mount {descriptor.digest} from {source}")
+        theirs = self.registry._repositories.get(f"{self.reference.registry}/{source}")  # noqa: SLF001
+        content = theirs.blobs.get(descriptor.digest) if theirs and self.registry.mounts else None
+        if content is None:
+            return False
+        self._own().blobs[descriptor.digest] = content
+        return True
 
     async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
         """Upload a blob."""
