@@ -186,7 +186,10 @@ class _Session(RegistrySession):
         content = bytearray()
         once = attrs.evolve(self.retry, attempts=1, refused_attempts=1)  # the caller repeats opening and reading
         with translated(self.repository.endpoint.url):
-            async with asyncio.timeout(self.document_limit), open_blob(self.repository, descriptor, 0, once) as reader:
+            async with (
+                asyncio.timeout(self.document_limit),
+                open_blob(self.repository, descriptor, 0, None, once) as reader,
+            ):
                 async for chunk in reader.chunks:
                     content += chunk
         return bytes(content)

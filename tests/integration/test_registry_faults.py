@@ -860,7 +860,7 @@ async def test_a_registry_that_does_not_confirm_is_noticed(make: Make, server: F
 async def test_a_registry_may_take_its_time_to_verify_what_it_got(
     make: Make, server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_HASHING_RATE", 500)
+    monkeypatch.setattr(blob_upload, "_HASHING_RATE", 500)
 
     async def slow(request: web.Request) -> web.StreamResponse | None:
         if request.method == "PUT":

@@ -211,7 +211,7 @@ class _InMemoryBlobWriter(BlobWriter):
         self._counted: int | None = None
         if descriptor.digest in store.blobs:
             self._counted = descriptor.size
-            self.resumed = descriptor.size
+            self._resumed = descriptor.size
             return
         partial = store.partials.setdefault(descriptor.digest, bytearray())
         whole = SpanSet.of([Span(0, len(partial))] if partial else [])
@@ -220,11 +220,15 @@ class _InMemoryBlobWriter(BlobWriter):
             here.clear()
         elif not len(here):
             here.add(0, len(partial))
-        self.resumed = here.count
+        self._resumed = here.count
 
     @property
     def offset(self) -> int:
         return self._here.prefix if self._counted is None else self._counted
+
+    @property
+    def resumed(self) -> int:
+        return self._resumed
 
     @property
     def missing(self) -> tuple[Span, ...]:
