@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from dmr_adapters.model_store.blobs import BLOB_MODE, BlobIngest, is_complete, read_blob
+from dmr_adapters.model_store.blobs import BLOB_MODE, BlobIngest, is_complete, read_blob, space_needed
 from dmr_adapters.model_store.bundle import BundleDraft, bundle_at, discard_bundle, is_whole
 from dmr_adapters.model_store.bundle_plan import BundlePlan, plan_bundle
 from dmr_adapters.model_store.durability import disk_conditions, free_space, storage_full, write_durably
@@ -101,7 +101,8 @@ class FilesystemModelStore(ModelStore):
     async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
         yield
 
-    async def require_space(self, needed: int) -> None:
+    async def require_space(self, blobs: Iterable[Descriptor]) -> None:
+        needed = await finish_in_thread(lambda: space_needed(self._layout, blobs))
         free = await finish_in_thread(lambda: free_space(self._layout.root))
         if free is not None and free < needed:
             raise storage_full(self._layout.root, needed)

@@ -69,8 +69,12 @@ class StoreLayout:
         return self.blobs / digest.hex
 
     def partial(self, digest: Digest) -> Path:
-        """Our partial of a blob: a prefix of it."""
+        """Our partial of a blob: a prefix of it, or what its journal says."""
         return self.ingest / digest.hex
+
+    def journal(self, digest: Digest) -> Path:
+        """Which parts of our partial are there, while it has gaps."""
+        return self.ingest / f"{digest.hex}.parts"
 
     def reference_partial(self, digest: Digest) -> Path:
         """The reference's partial of a blob: a prefix too. Adopted, never written."""

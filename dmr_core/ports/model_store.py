@@ -144,8 +144,8 @@ class ModelStore(Protocol):
         """
 
     @abstractmethod
-    async def require_space(self, needed: int) -> None:
-        """Make sure, before the first byte is fetched, that ``needed`` more bytes have room.
+    async def require_space(self, blobs: Iterable[Descriptor]) -> None:
+        """Make sure, before the first byte is fetched, that what is missing of ``blobs`` has room.
 
         Raises:
             StorageFullError: they have not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Final
@@ -12,27 +12,20 @@ import attrs
 
 from dmr_core.domain.artifact import Artifact, Descriptor, check_supported
 from dmr_core.domain.digest import Digest
-from dmr_core.domain.model import Model
 from dmr_core.domain.progress import LayerProgress, Progress, ProgressKind, TransferMode
 from dmr_core.domain.reference import HUGGING_FACE, Reference, ReferencePolicy, parse_reference
-from dmr_core.errors import (
-    DigestMismatchError,
-    DmrError,
-    RegistryUnreachableError,
-    ShuttingDownError,
-    UnsupportedFormatError,
-)
+from dmr_core.errors import DmrError, ShuttingDownError, UnsupportedFormatError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_source import ModelSource
-from dmr_core.ports.model_store import BlobWriter, ModelStore
-from dmr_core.ports.registry import Credentials, Registry, RegistrySession
-from dmr_core.services.transfer import ProgressMeter, at_most
+from dmr_core.ports.model_store import ModelStore
+from dmr_core.ports.registry import BlobReader, Credentials, Registry, RegistrySession
+from dmr_core.services.fetching import FetchingService
+from dmr_core.services.transfer import ProgressMeter, at_most, take
 
 __all__ = ["PullingService"]
 
-_PROGRESS: Final = 1024 * 1024
-_LAYERS_AT_ONCE: Final = 4
+_LAYERS_AT_ONCE: Final = 8  # the gate of the host decides how many of them receive
 
 
 @attrs.define(eq=False)
@@ -69,6 +62,7 @@ class PullingService:
         registry: Registry,
         policy: ReferencePolicy,
         clock: Clock,
+        fetching: FetchingService | None = None,
         sources: Sequence[ModelSource] = (),
         max_pulls: int = 2,
         metrics: Metrics | None = None,
@@ -77,6 +71,7 @@ class PullingService:
         self._registry = registry
         self._policy = policy
         self._clock = clock
+        self._fetching = fetching or FetchingService(store=store, clock=clock)
         self._sources = tuple(sources)
         self._metrics = metrics
         self._slots = asyncio.Semaphore(max_pulls)
@@ -152,12 +147,10 @@ class PullingService:
     async def _work(self, pull: _Pull, reference: Reference, credentials: Credentials | None) -> None:
         started, outcome = self._clock.monotonic(), "failed"
         try:
-            async with self._slots:
-                started = self._clock.monotonic()
-                lines = self._lines(pull, reference, credentials)
-                async with aclosing(lines):
-                    async for line in lines:
-                        pull.tell(line)
+            lines = self._lines(pull, reference, credentials)
+            async with aclosing(lines):
+                async for line in lines:
+                    pull.tell(line)
             outcome = "completed"
         except DmrError as exc:
             pull.error = exc
@@ -179,14 +172,13 @@ class PullingService:
     ) -> AsyncGenerator[Progress, None]:
         for source in self._sources:
             if source.claims(reference):
-                async for line in source.pull(reference, credentials):
+                async for line in self._in_turn(source.pull(reference, credentials)):
                     yield line
                 return
         if reference.registry == HUGGING_FACE:
             raise UnsupportedFormatError(
                 f"{str(reference)!r} is on Hugging Face, which this version cannot pull from; pull an OCI artifact instead"
             )
-        meter = ProgressMeter(TransferMode.PULL, "Downloaded", self._clock)
         async with self._registry.session(reference, credentials=credentials) as session:
             remote = await session.manifest()
             present = self._store.by_id(remote.digest)
@@ -196,53 +188,61 @@ class PullingService:
                 return
             check_supported(remote.manifest)
             config, config_bytes = await session.config(remote.manifest.config)
-            layers = list({layer.digest: layer for layer in remote.manifest.layers}.values())
-            meter.total = sum(layer.size for layer in layers)
-            fetches = [partial(self._fetch, pull, session, layer, meter) for layer in layers]
+            artifact = Artifact(
+                manifest=remote.manifest, manifest_bytes=remote.content, config=config, config_bytes=config_bytes
+            )
+            async for line in self._in_turn(self._take_in(pull, session, artifact, reference)):
+                yield line
+        yield _success("Model pulled successfully")
+
+    async def _in_turn(self, lines: AsyncIterator[Progress]) -> AsyncGenerator[Progress, None]:
+        """``lines``, once it is this pull's turn; until then a line that says what it is waiting for."""
+        waiting = Progress(
+            kind=ProgressKind.PROGRESS, message="Waiting for another pull to finish", mode=TransferMode.PULL
+        )
+        async with aclosing(take(self._clock, self._slots, waiting)) as wait:
+            async for line in wait:
+                yield line
+        try:
+            async for line in lines:
+                yield line
+        finally:
+            self._slots.release()
+            if isinstance(lines, AsyncGenerator):
+                await lines.aclose()
+
+    async def _take_in(
+        self, pull: _Pull, session: RegistrySession, artifact: Artifact, reference: Reference
+    ) -> AsyncGenerator[Progress, None]:
+        meter = ProgressMeter(TransferMode.PULL, "Downloaded", self._clock)
+        layers = list({layer.digest: layer for layer in artifact.manifest.layers}.values())
+        meter.total = sum(layer.size for layer in layers)
+        async with self._store.lease(blob.digest for blob in artifact.manifest.blobs):
+            await self._store.require_space(layers)
+            fetches = [partial(self._fetch, pull, session, layer, reference.registry, meter) for layer in layers]
             work = asyncio.ensure_future(at_most(_LAYERS_AT_ONCE, fetches))
             async with aclosing(meter.follow(work)) as lines:
                 async for line in lines:
                     yield line
-            artifact = Artifact(
-                manifest=remote.manifest, manifest_bytes=remote.content, config=config, config_bytes=config_bytes
-            )
-            await self._add(artifact, reference)
-        yield _success("Model pulled successfully")
+            model = await self._store.add(artifact)
+            await self._store.tag(model.id, reference)
 
-    async def _add(self, artifact: Artifact, reference: Reference) -> Model:
-        model = await self._store.add(artifact)
-        return await self._store.tag(model.id, reference)
-
-    async def _fetch(self, pull: _Pull, session: RegistrySession, layer: Descriptor, meter: ProgressMeter) -> None:
-        # A blob that is here already is a writer at its end; one of the wrong length is written anew.
-        async with self._store.write_blob(layer) as writer:
-            while True:
-                before = writer.offset
-                try:
-                    await self._receive(pull, session, layer, writer, meter)
-                    break
-                except RegistryUnreachableError:
-                    # As long as a noticeable part comes in each time, another try is worth it.
-                    if writer.offset - before < min(_PROGRESS, layer.size - before):
-                        raise
-            if writer.offset < layer.size:
-                raise DigestMismatchError(str(layer.digest), f"only {writer.offset} of {layer.size} bytes")
-            await writer.commit()
-        meter.advance(LayerProgress(layer.digest, layer.size, layer.size))
-
-    async def _receive(
-        self, pull: _Pull, session: RegistrySession, layer: Descriptor, writer: BlobWriter, meter: ProgressMeter
+    async def _fetch(
+        self, pull: _Pull, session: RegistrySession, layer: Descriptor, host: str, meter: ProgressMeter
     ) -> None:
-        if writer.offset >= layer.size:
-            return
-        async with session.read_blob(layer, writer.offset) as reader:
-            if reader.offset != writer.offset:
-                await writer.restart()
-            meter.advance(LayerProgress(layer.digest, layer.size, writer.offset))
-            async for chunk in reader.chunks:
-                await writer.write(chunk)
-                pull.received += len(chunk)
-                meter.advance(LayerProgress(layer.digest, layer.size, writer.offset))
+        here: int | None = None
+
+        def advance(done: int) -> None:
+            nonlocal here
+            if here is not None:  # the first number is what an earlier attempt left
+                pull.received += max(0, done - here)
+            here = done
+            meter.advance(LayerProgress(layer.digest, layer.size, done))
+
+        def open_blob(offset: int, end: int | None) -> AbstractAsyncContextManager[BlobReader]:
+            return session.read_blob(layer, offset, end)
+
+        await self._fetching.fetch(layer, open_blob, host=host, advance=advance)
 
 
 def _success(message: str) -> Progress:

@@ -471,27 +471,30 @@ class TestSmallDisk:
     async def test_a_blob_that_cannot_fit_is_refused_before_its_first_byte(self, small_disk: Path) -> None:
         store = await FilesystemModelStore.open(small_disk / "models")
         data = bytes(3 * _MEBIBYTE)
-        async with store.write_blob(layer_of(data)) as writer:
-            with pytest.raises(StorageFullError, match=f"{len(data)} bytes more are needed") as caught:
-                await writer.write(data[:1000])
-            assert writer.offset == 0
+        with pytest.raises(StorageFullError, match=f"{len(data)} bytes more are needed") as caught:
+            async with store.write_blob(layer_of(data)):
+                pass
         assert caught.value.needs == len(data)
         assert caught.value.has is not None
         assert caught.value.has <= 2 * _MEBIBYTE
         assert _files(small_disk / "models" / ".dmr") == {"lock"}
+        with pytest.raises(StorageFullError):
+            await store.require_space([layer_of(data)])
 
-    async def test_a_disk_that_fills_up_keeps_the_partial(self, small_disk: Path) -> None:
+    async def test_what_a_blob_will_need_is_its_own_from_the_start(self, small_disk: Path) -> None:
         store = await FilesystemModelStore.open(small_disk / "models")
         data = os.urandom(_MEBIBYTE * 3 // 2)
         descriptor, filler = layer_of(data), small_disk / "filler"
         async with store.write_blob(descriptor) as writer:
-            filler.write_bytes(bytes(_MEBIBYTE))
-            with pytest.raises(StorageFullError, match=f"{small_disk / 'models'}.*bytes are free") as caught:
-                await writer.write(data)
-            assert caught.value.needs is not None
+            with pytest.raises(OSError, match="No space left"):
+                filler.write_bytes(bytes(_MEBIBYTE))
+            await writer.write(data[: len(data) // 2])
         filler.unlink()
+        filler.write_bytes(bytes(_MEBIBYTE // 2))  # what was not written was given back
+        filler.unlink()
+        await store.require_space([descriptor])  # and what was written is not needed twice
         async with store.write_blob(descriptor) as writer:
-            assert 0 < writer.offset < len(data)
+            assert writer.offset == len(data) // 2
             await writer.write(data[writer.offset :])
             await writer.commit()
         assert b"".join([chunk async for chunk in store.read_blob(descriptor.digest)]) == data

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import attrs
 import pytest
 
 from dmr_core.domain.artifact import (
@@ -22,6 +23,7 @@ from dmr_core.domain.artifact import (
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.encoding import encode_config, encode_manifest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
+from dmr_core.domain.spans import Span
 from dmr_core.errors import (
     DigestMismatchError,
     MalformedArtifactError,
@@ -135,6 +137,80 @@ class ModelStoreContract:
             with pytest.raises(DigestMismatchError):
                 await writer.commit()
         assert not await store.has_blob(descriptor.digest)
+
+    async def test_parts_may_come_in_any_order_and_at_once(self, store: ModelStore) -> None:
+        descriptor, third = layer_of(_WEIGHTS), len(_WEIGHTS) // 3
+        bounds = [(2 * third, len(_WEIGHTS)), (0, third), (third, 2 * third)]
+        async with store.write_blob(descriptor) as writer:
+
+            async def bring(start: int, end: int) -> None:
+                async with writer.part(start) as part:
+                    for position in range(start, end, 1000):
+                        assert part.position == position
+                        await part.write(_WEIGHTS[position : min(position + 1000, end)])
+
+            await asyncio.gather(*(bring(start, end) for start, end in bounds))
+            assert writer.missing == ()
+            assert not await store.has_blob(descriptor.digest)
+            await writer.commit()
+        assert await _content(store, descriptor.digest) == _WEIGHTS
+
+    async def test_every_part_of_an_interrupted_blob_is_there_afterwards(self, store: ModelStore) -> None:
+        descriptor, half = layer_of(_WEIGHTS), len(_WEIGHTS) // 2
+        async with store.write_blob(descriptor) as writer:
+            async with writer.part(half) as part:
+                await part.write(_WEIGHTS[half : half + 5000])
+            async with writer.part(0) as part:
+                await part.write(_WEIGHTS[:777])
+        async with store.write_blob(descriptor) as writer:
+            assert writer.resumed == 5777
+            assert writer.offset == 777
+            missing = writer.missing
+            assert missing == (Span(777, half), Span(half + 5000, len(_WEIGHTS)))
+            for span in reversed(missing):
+                async with writer.part(span.start) as part:
+                    await part.write(_WEIGHTS[span.start : span.end])
+            await writer.commit()
+        assert await _content(store, descriptor.digest) == _WEIGHTS
+
+    async def test_a_blob_with_a_gap_cannot_be_committed(self, store: ModelStore) -> None:
+        descriptor = layer_of(_WEIGHTS)
+        async with store.write_blob(descriptor) as writer:
+            async with writer.part(10) as part:
+                await part.write(_WEIGHTS[10:])
+            with pytest.raises(DigestMismatchError):
+                await writer.commit()
+            assert writer.missing == (Span(0, len(_WEIGHTS)),)
+        assert not await store.has_blob(descriptor.digest)
+
+    async def test_a_wrong_part_is_found_out_and_nothing_of_it_stays(self, store: ModelStore) -> None:
+        descriptor, half = layer_of(_WEIGHTS), len(_WEIGHTS) // 2
+        async with store.write_blob(descriptor) as writer, writer.part(half) as part:
+            await part.write(bytes(len(_WEIGHTS) - half))
+        async with store.write_blob(descriptor) as writer:
+            async with writer.part(0) as part:
+                await part.write(_WEIGHTS[:half])
+            with pytest.raises(DigestMismatchError):
+                await writer.commit()
+            assert writer.missing == (Span(0, len(_WEIGHTS)),)
+            await writer.write(_WEIGHTS)
+            await writer.commit()
+        assert await _content(store, descriptor.digest) == _WEIGHTS
+
+    async def test_a_part_cannot_go_beyond_the_end(self, store: ModelStore) -> None:
+        async with store.write_blob(layer_of(_WEIGHTS)) as writer:
+            with pytest.raises(DigestMismatchError):
+                async with writer.part(len(_WEIGHTS) - 1) as part:
+                    await part.write(b"xy")
+
+    async def test_a_lease_is_held_for_digests_that_are_not_here_too(self, store: ModelStore) -> None:
+        await put_blob(store, _WEIGHTS)
+        async with store.lease([Digest.of(_WEIGHTS), Digest.of(b"not here yet")]):
+            assert await store.has_blob(Digest.of(_WEIGHTS))
+
+    async def test_a_blob_that_is_here_needs_no_space(self, store: ModelStore) -> None:
+        await put_blob(store, _WEIGHTS)
+        await store.require_space([attrs.evolve(layer_of(_WEIGHTS), media_type=LayerType.MODEL_FILE)])
 
     async def test_too_many_bytes_are_refused_at_once(self, store: ModelStore) -> None:
         descriptor = layer_of(_WEIGHTS)

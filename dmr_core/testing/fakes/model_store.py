@@ -89,7 +89,9 @@ class InMemoryModelStore(ModelStore):
             for digest in held:
                 self.leased.remove(digest)
 
-    async def require_space(self, needed: int) -> None:
+    async def require_space(self, blobs: Iterable[Descriptor]) -> None:
+        missing = [blob for blob in blobs if blob.digest not in self.blobs]
+        needed = sum(blob.size - self.here.get(blob.digest, SpanSet()).count for blob in missing)
         room = self._room()
         if room is not None and room < needed:
             raise StorageFullError("the model store is full", needs=needed, has=room)
