@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -16,11 +16,13 @@ from dmr_adapters.model_store.journal import PartsJournal
 from dmr_adapters.model_store.kernel import reserve
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import is_current, try_flock
+from dmr_adapters.model_store.receiving import Receiver
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.domain.spans import Span, SpanSet
 from dmr_core.errors import DigestMismatchError, DmrError
 from dmr_core.ports.model_store import BlobWriter, PartWriter
+from dmr_core.ports.registry import ByteSource
 
 __all__ = ["BLOB_MODE", "FilesystemBlobWriter", "is_complete"]
 
@@ -162,6 +164,41 @@ class FilesystemBlobWriter(BlobWriter):
         await finish_in_thread(lambda: self._store(start, chunks))
         self._following.follow()
 
+    async def take(
+        self, start: int, source: ByteSource, count: int, received: Callable[[int], None]
+    ) -> tuple[int, BaseException | None]:
+        """Take ``count`` bytes of ``source`` to ``start``; how far that went, and what ended it early."""
+        in_order = self._following.claim(start)
+        receiver = Receiver(self, self._descriptor, self._path, start, in_order=in_order)
+        try:
+            with disk_conditions(self._layout.root, self._size - self._here.count):
+                await receiver.receive(source, count, received)
+        except (DmrError, asyncio.CancelledError) as exc:
+            return receiver.position, exc
+        finally:
+            if in_order:
+                self._following.release()
+            else:
+                self._following.follow()
+        return receiver.position, None
+
+    def record(self, start: int, end: int) -> None:
+        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
+        with self._turn:
+            self._here.add(start, end)
+            if self._journal.is_open or self._here.prefix != self._here.count:
+                self._journal.write(self._here)
+
+    def before_gap(self, start: int) -> None:
+        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
+        with self._turn:
+            if not self._journal.is_open and start > self._here.prefix:
+                self._journal.write(self._here)  # before there is a gap, so that no gap is taken for bytes
+
+    def feed(self, block: memoryview) -> None:
+        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
+        self._following.feed(block)
+
     @property
     def size(self) -> int:
         """How many bytes the blob is to have."""
@@ -271,17 +308,12 @@ class FilesystemBlobWriter(BlobWriter):
     def _store(self, start: int, chunks: list[bytes]) -> None:
         position, left = start, [memoryview(chunk) for chunk in chunks]
         with disk_conditions(self._layout.root, self._size - self._here.count):
-            with self._turn:
-                if not self._journal.is_open and start > self._here.prefix:
-                    self._journal.write(self._here)  # before there is a gap, so that no gap is taken for bytes
+            self.before_gap(start)
             try:
                 while left:
                     position += _written(os.pwritev(self._descriptor, left[:_AT_ONCE], position), left)
             finally:
-                with self._turn:
-                    self._here.add(start, position)
-                    if self._journal.is_open or self._here.prefix != self._here.count:
-                        self._journal.write(self._here)
+                self.record(start, position)
 
     def _empty(self) -> None:
         with disk_conditions(self._layout.root, self._size):
@@ -338,6 +370,14 @@ class _FilesystemPartWriter(PartWriter):
         self._length += len(chunk)
         if self._length >= _BLOCK:
             await self.flush()
+
+    async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
+        await self.flush()
+        if self.position + count > self._blob.size:
+            await self._blob.refuse(f"more than the {self._blob.size} bytes promised")
+        self._flushed, failure = await self._blob.take(self._flushed, source, count, received)
+        if failure is not None:
+            raise failure
 
     async def flush(self) -> None:
         """Write what was gathered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -16,6 +16,7 @@ from dmr_adapters.model_store.durability import disk_conditions, free_space, sto
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
+from dmr_adapters.model_store.leases import held_lease, refuse_if_leased
 from dmr_adapters.model_store.lock import DigestLocks, StoreLock
 from dmr_adapters.model_store.snapshot import Snapshot, SnapshotReader, read_document
 from dmr_adapters.model_store.startup import prepare, prepare_directories
@@ -97,9 +98,8 @@ class FilesystemModelStore(ModelStore):
     def blob_file(self, digest: Digest) -> Path:
         return self._layout.blob(digest)
 
-    @asynccontextmanager
-    async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
-        yield
+    def lease(self, digests: Iterable[Digest]) -> AbstractAsyncContextManager[None]:
+        return held_lease(self._layout, self._lock, digests)
 
     async def require_space(self, blobs: Iterable[Descriptor]) -> None:
         needed = await finish_in_thread(lambda: space_needed(self._layout, blobs))
@@ -253,9 +253,10 @@ class FilesystemModelStore(ModelStore):
             return None
         own = index.files_of(model_id)
         model = self.by_id(model_id)
+        leased = refuse_if_leased(self._layout, model_id, model.name if model is not None else str(model_id))
         if model is not None:
             own = own.union(blob.digest for blob in model.manifest.blobs)
-        needed = index.digests_needed_without(model_id)
+        needed = index.digests_needed_without(model_id) | leased
         self._replace(index, index.without_model(model_id))
         # What manifests say counts as well as what the entries list, should the two ever disagree.
         return own - needed.union(blob.digest for other in self.models() for blob in other.manifest.blobs)

@@ -31,6 +31,7 @@ class FollowingHash:
         self._done = 0
         self._sent = 0
         self._stopped = False
+        self._claimed = False
         self._work: asyncio.Future[None] | None = None
         self._buffer = bytearray(_BLOCK)
 
@@ -39,8 +40,31 @@ class FollowingHash:
         """Whether there is something to hash."""
         return self._done < self._prefix()
 
+    def claim(self, position: int) -> bool:
+        """Take over hashing from ``position`` on with :meth:`feed`, if everything before was hashed.
+
+        Whoever was granted that gives it back with :meth:`release`.
+        """
+        busy = self._claimed or (self._work is not None and not self._work.done())
+        if busy or self._done != position:
+            return False
+        self._claimed = True
+        return True
+
+    def feed(self, block: memoryview) -> None:
+        """Hash the next bytes. In a thread, by whoever claimed it."""
+        self._hash.update(block)
+        self._done = self._sent = self._done + len(block)
+
+    def release(self) -> None:
+        """Go on by reading what is written."""
+        self._claimed = False
+        self.follow()
+
     def follow(self) -> None:
         """Go on hashing, unless that is being done already."""
+        if self._claimed:
+            return
         if self._work is None or self._work.done():
             if self._work is not None and self._work.exception() is not None:
                 return

@@ -50,6 +50,16 @@ class StoreLayout:
         return self.root / ".dmr" / "tmp"
 
     @property
+    def leases(self) -> Path:
+        """What is being used, one file for each user; see :mod:`dmr_adapters.model_store.leases`."""
+        return self.root / ".dmr" / "leases"
+
+    @property
+    def quarantine(self) -> Path:
+        """What a repair set aside."""
+        return self.root / ".dmr" / "quarantine"
+
+    @property
     def blobs(self) -> Path:
         """Complete blobs, and the reference's partial ones."""
         return self.root / "blobs" / "sha256"

@@ -12,6 +12,7 @@ import attrs
 
 from dmr_adapters.registry.client import translated
 from dmr_adapters.registry.repository import Repository
+from dmr_adapters.registry.raw_body import take_over
 from dmr_adapters.registry.retry import BrokenConnectionError, RetryPolicy, retrying
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.errors import RegistryError
@@ -43,9 +44,14 @@ async def open_blob(
     async with AsyncExitStack() as stack:
         answer, start = await retrying(repository.clock, policy, lambda: _open(repository, descriptor, asked, stack))
         last = stop if answer.status == 206 else descriptor.size
-        chunks = _chunks(answer, last - start)
+        source = take_over(answer, last - start, repository.client.timeouts.stall)
+        if source is None:
+            chunks = _chunks(answer, last - start)
+        else:
+            stack.callback(source.close)
+            chunks = source.chunks()
         async with aclosing(chunks):
-            yield BlobReader(start, chunks)
+            yield BlobReader(start, chunks, source)
 
 
 async def _open(
@@ -113,7 +119,7 @@ async def _chunks(answer: aiohttp.ClientResponse, expected: int) -> AsyncGenerat
     content = answer.content
     while True:
         with translated(answer.url):
-            chunk = await content.readany()
+            chunk, _ = await content.readchunk()  # as it was received; `readany` would copy all there is
         if not chunk:
             break
         received += len(chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.domain.reference import Reference
 from dmr_core.domain.spans import Span
+from dmr_core.ports.registry import ByteSource
 
 __all__ = ["BlobWriter", "ModelStore", "PartWriter"]
 
@@ -32,6 +33,18 @@ class PartWriter(Protocol):
         Raises:
             StorageFullError: the disk is full; what was written stays for a later attempt.
             DigestMismatchError: more bytes than the descriptor promises.
+        """
+
+
+    @abstractmethod
+    async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
+        """Put the next ``count`` bytes of ``source`` at :attr:`position`; as :meth:`write`, but in threads of its own.
+
+        ``received`` is told now and then, in the event loop, how many bytes came in since it was told last. What
+        came in before a failure is here.
+
+        Raises:
+            RegistryUnreachableError: ``source`` failed. Others as for :meth:`write`.
         """
 
 
@@ -186,7 +199,11 @@ class ModelStore(Protocol):
 
     @abstractmethod
     async def remove(self, model_id: Digest) -> None:
-        """Remove a model with its tags, bundle and every blob no other model needs. Idempotent."""
+        """Remove a model with its tags, bundle and every blob no other model needs and nobody leased. Idempotent.
+
+        Raises:
+            ModelInUseError: the model itself is leased, here or in another process.
+        """
 
     @abstractmethod
     async def bundle(self, model_id: Digest) -> Bundle:

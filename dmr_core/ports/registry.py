@@ -13,7 +13,7 @@ from dmr_core.domain.artifact import Descriptor, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
 
-__all__ = ["BlobReader", "BlobSource", "Credentials", "Registry", "RegistrySession", "RemoteManifest"]
+__all__ = ["BlobReader", "BlobSource", "ByteSource", "Credentials", "Registry", "RegistrySession", "RemoteManifest"]
 
 
 @attrs.frozen
@@ -32,12 +32,32 @@ class RemoteManifest:
     digest: Digest
 
 
+class ByteSource(Protocol):
+    """Bytes that a thread can have without the event loop: they go straight into its memory, and nothing is copied."""
+
+    @abstractmethod
+    def read_into(self, buffer: memoryview) -> int:
+        """Put what there is into ``buffer``, at least one byte; how many. Blocks, within bounds.
+
+        Raises:
+            RegistryUnreachableError: the connection broke, stalled, or ended; or :meth:`abort` was called.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Make :meth:`read_into` fail soon, wherever it is. Called from another thread."""
+
+
 @attrs.frozen
 class BlobReader:
-    """A blob being received. ``offset`` is where the bytes begin: 0 when a resume was not granted."""
+    """A blob being received. ``offset`` is where the bytes begin: 0 when a resume was not granted.
+
+    ``source`` gives the same bytes as ``chunks``, where that can be had; whoever begins with one stays with it.
+    """
 
     offset: int
     chunks: AsyncIterator[bytes]
+    source: ByteSource | None = None
 
 
 BlobSource = Callable[[int], AsyncIterator[bytes]]

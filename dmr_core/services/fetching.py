@@ -84,6 +84,29 @@ class FetchingService:
         return received
 
 
+@attrs.define
+class _Pace:
+    """Tells a connection that drips from one that flows."""
+
+    clock: Clock
+    limits: FetchLimits
+    bytes: int = 0
+    is_stalled: bool = False
+    _since: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._since = self.clock.monotonic()
+
+    def came(self, count: int) -> None:
+        """Note bytes that came in."""
+        self.bytes += count
+        now = self.clock.monotonic()
+        if now - self._since >= self.limits.slow_window:
+            self.is_stalled = self.bytes < self.limits.slow_bytes
+            if not self.is_stalled:
+                self._since, self.bytes = now, 0
+
+
 class _RangesRefusedError(Exception):
     """The origin sends everything whatever it is asked for."""
 
@@ -155,7 +178,7 @@ class _Fetch:
                         raise _RangesRefusedError
                     async with self.writer.part(position) as writer:
                         try:
-                            await self._receive(reader, writer)
+                            await self._receive(reader, writer, end=part.end)
                         finally:
                             position = writer.position
                 if position == part.end:
@@ -184,7 +207,7 @@ class _Fetch:
                     async with self.open_blob(before, None) as reader:
                         opened = True
                         async with self.writer.part(before) as writer:
-                            await self._receive(reader, writer, skip=before - reader.offset)
+                            await self._receive(reader, writer, skip=before - reader.offset, end=self.descriptor.size)
                             position = writer.position
                     if position == self.descriptor.size:
                         return
@@ -201,28 +224,44 @@ class _Fetch:
         if not opened or silent or not isinstance(error, RegistryUnreachableError) or fruitless >= self.limits.attempts:
             raise error
 
-    async def _receive(self, reader: BlobReader, writer: PartWriter, *, skip: int = 0) -> None:
-        since, in_window = self.clock.monotonic(), 0
-        async for received in reader.chunks:
-            count = len(received)
+    async def _receive(self, reader: BlobReader, writer: PartWriter, *, skip: int = 0, end: int) -> None:
+        pace = _Pace(self.clock, self.limits)
+
+        def came(count: int, *, new: int) -> None:
             self.received += count
-            in_window += count
             self.gate.received(count)
-            chunk = received
-            if skip:
-                chunk = received[skip:]
-                skip -= count - len(chunk)
+            self._last_byte = self.clock.monotonic()
+            if new:
+                self._done += new
+                self.advance(self._done)
+            pace.came(count)
+
+        if reader.source is not None and not skip:
+            source = reader.source
+
+            def took(count: int) -> None:
+                came(count, new=count)
+                if pace.is_stalled:
+                    source.abort()
+
+            try:
+                await writer.receive(source, end - writer.position, took)
+            except RegistryUnreachableError as exc:
+                raise self._stalled(pace) if pace.is_stalled else exc from exc
+            return
+        async for received in reader.chunks:
+            chunk = received[skip:] if skip else received
+            skip -= len(received) - len(chunk)
             if chunk:
                 await writer.write(chunk)
-                self._done += len(chunk)
-                self.advance(self._done)
-            now = self._last_byte = self.clock.monotonic()
-            if now - since >= self.limits.slow_window:
-                if in_window < self.limits.slow_bytes:
-                    raise RegistryUnreachableError(
-                        f"blob {self.descriptor.digest} stalled: {in_window} bytes came in {now - since:.0f} s"
-                    )
-                since, in_window = now, 0
+            came(len(received), new=len(chunk))
+            if pace.is_stalled:
+                raise self._stalled(pace)
+
+    def _stalled(self, pace: _Pace) -> RegistryUnreachableError:
+        return RegistryUnreachableError(
+            f"blob {self.descriptor.digest} stalled: only {pace.bytes} bytes came in {self.limits.slow_window:g} s"
+        )
 
     async def _back_off(self, fruitless: int) -> None:
         if fruitless:

@@ -27,19 +27,20 @@ class FetchLimits:
     """Bounds on fetching. Sizes in bytes, times in seconds.
 
     ``window`` is how long a number of connections is measured before it is judged, ``gain`` what doubling it has to
-    bring, ``rest`` how long a verdict holds. A connection that brings less than ``slow_bytes`` in ``slow_window``
+    bring, ``rest`` how long a verdict holds; at ``fast`` bytes per second nothing is tried. A connection that brings less than ``slow_bytes`` in ``slow_window``
     counts as stalled, however steadily it drips. A blob of which nothing came for ``silence`` is given up at the next
     failure of a connection.
     """
 
     total: int = 16
     per_host: int = 8
-    at_first: int = 2
+    at_first: int = 1
     smallest_part: int = 8 * _MIB
     largest_part: int = 64 * _MIB
     attempts: int = 5
     first_wait: float = 0.25
     longest_wait: float = 8.0
+    fast: float = 300.0 * _MIB
     window: float = 0.2
     gain: float = 1.25
     rest: float = 5.0
@@ -65,7 +66,6 @@ class StreamGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._since = clock.monotonic()
         self._bytes = 0
-        self._was_full = True
         self._before: tuple[int, float] | None = None  # the limit that a trial began with, and its bytes per second
         self._settling = False
         self._rest_until = 0.0
@@ -101,13 +101,12 @@ class StreamGate:
         self._begin(self._clock.monotonic())
 
     def _begin(self, now: float) -> None:
-        self._since, self._bytes, self._was_full = now, 0, bool(self._waiting)
+        self._since, self._bytes = now, 0
 
     def _judge(self, now: float) -> None:
         rate = self._bytes / (now - self._since)
-        full = self._was_full and bool(self._waiting)
         self._begin(now)
-        if not full:  # nobody waited: whether more would have been better cannot be told
+        if not self._waiting:  # nobody waited: whether more would have been better cannot be told
             self._before, self._settling = None, False
             return
         if self._settling:  # connections that were let in during the window just over
@@ -119,13 +118,16 @@ class StreamGate:
                 self.limit, self._before = limit, None
                 self._rest_until = now + self._limits.rest
                 return
-        if now >= self._rest_until and self.limit < self._limits.per_host:
+        may_grow = self.limit < self._limits.per_host and rate < self._limits.fast
+        if now >= self._rest_until and may_grow:
             self._before = (self.limit, rate)
             self.limit = min(self._limits.per_host, 2 * self.limit)
             self._settling = True
             self._admit()
 
     async def _enter(self) -> None:
+        if self.is_idle:
+            self._begin(self._clock.monotonic())  # the silence before says nothing
         if self._active < self.limit and not self._waiting:
             self._active += 1
             return

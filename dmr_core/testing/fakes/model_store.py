@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -19,12 +19,14 @@ from dmr_core.domain.spans import Span, SpanSet
 from dmr_core.errors import (
     DigestMismatchError,
     MalformedArtifactError,
+    ModelInUseError,
     ModelNotFoundError,
     NotFoundError,
     PreconditionError,
     StorageFullError,
 )
 from dmr_core.ports.model_store import BlobWriter, ModelStore, PartWriter
+from dmr_core.ports.registry import ByteSource
 
 __all__ = ["InMemoryModelStore"]
 
@@ -147,15 +149,17 @@ class InMemoryModelStore(ModelStore):
             self._show(attrs.evolve(model, tags=tuple(tag for tag in model.tags if tag != canonical)))
 
     async def remove(self, model_id: Digest) -> None:
-        model = self._models.pop(model_id, None)
-        if model is None:
+        if model_id not in self._models:
             return
+        if model_id in self.leased:
+            raise ModelInUseError(f"model {self._models[model_id].name!r} is being used")
+        model = self._models.pop(model_id)
         del self._manifests[model_id]
         for tag in model.tags:
             del self._tags[tag]
         needed = {blob.digest for other in self._models.values() for blob in other.manifest.blobs}
         for blob in model.manifest.blobs:
-            if blob.digest not in needed:
+            if blob.digest not in needed and blob.digest not in self.leased:
                 self.blobs.pop(blob.digest, None)
         self._generation += 1
 
@@ -307,3 +311,12 @@ class _InMemoryPartWriter(PartWriter):
     async def write(self, chunk: bytes) -> None:
         self._blob.put(self._position, chunk)
         self._position += len(chunk)
+
+    async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
+        buffer = bytearray(_BLOCK)
+        while count:
+            view = memoryview(buffer)[: min(count, _BLOCK)]
+            got = await asyncio.to_thread(source.read_into, view)
+            await self.write(bytes(view[:got]))
+            received(got)
+            count -= got

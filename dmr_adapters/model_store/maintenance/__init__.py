@@ -1,0 +1,1 @@
+"""Looking after the store: collecting garbage, checking, repairing, measuring, emptying."""

@@ -1,0 +1,205 @@
+"""Taking bytes from a connection to the disk in threads, past the event loop and the page cache.
+
+One thread receives into a block of memory, one writes it and one hashes what was written, so that each byte is touched
+three times and never copied. The page cache is left alone where that is possible: a model of forty gigabytes would
+drive out what running engines have mapped, and taking fresh pages costs more than hashing them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, Protocol
+
+from dmr_core.errors import DmrError
+from dmr_core.ports.registry import ByteSource
+
+__all__ = ["Receiver", "Target"]
+
+_BLOCK: Final = 1024 * 1024
+_BLOCKS: Final = 6
+_ALIGNMENT: Final = 4096  # of address, offset and length of a direct write: the largest sector there is
+_TELL_AFTER: Final = 8 * _BLOCK
+_TELL_EVERY: Final = 0.05
+
+
+class Target(Protocol):
+    """Where the bytes go. Called in threads."""
+
+    def record(self, start: int, end: int) -> None:
+        """These bytes are on the disk now."""
+
+    def before_gap(self, start: int) -> None:
+        """Bytes are about to be written from ``start`` on."""
+
+    def feed(self, block: memoryview) -> None:
+        """Hash the next bytes."""
+
+
+class Receiver:
+    """Receives ``count`` bytes to ``start`` of the file at ``path``, open as ``descriptor``.
+
+    ``in_order`` says that everything before ``start`` was hashed, so that the bytes can be as they come; they are
+    not read again then, and need no page cache. ``position`` is where the next byte goes.
+    """
+
+    def __init__(self, target: Target, descriptor: int, path: Path, start: int, *, in_order: bool) -> None:
+        self.position = start
+        self._target = target
+        self._descriptor = descriptor
+        self._path = path
+        self._in_order = in_order
+        self._direct: int | None = None
+        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
+        self._received: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
+        self._written: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
+        self._failure: BaseException | None = None
+
+    async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
+        """Receive them; see :meth:`PartWriter.receive`. Cancelled, it ends once its threads have."""
+        loop = asyncio.get_running_loop()
+        tally = _Tally(lambda more: loop.call_soon_threadsafe(received, more))
+        with ThreadPoolExecutor(1, thread_name_prefix="dmr-receive") as pool:
+            work = loop.run_in_executor(pool, self._run, source, count, tally)
+            cancelled: asyncio.CancelledError | None = None
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+                    source.abort()
+        if cancelled is not None:
+            work.exception()  # looked at
+            raise cancelled
+        work.result()
+
+    def _run(self, source: ByteSource, count: int, tally: _Tally) -> None:
+        blocks = [mmap.mmap(-1, _BLOCK) for _ in range(_BLOCKS)]
+        for block in blocks:
+            self._free.put(block)
+        writing = threading.Thread(target=self._write_all, name="dmr-write")
+        hashing = threading.Thread(target=self._hash_all, name="dmr-hash")
+        try:
+            if self._in_order:
+                self._direct = self._open_direct()
+            self._target.before_gap(self.position)
+            writing.start()
+            hashing.start()
+            self._receive_all(source, count, tally)
+        finally:
+            if writing.ident is not None:
+                self._received.put(None)
+                writing.join()
+            if hashing.ident is not None:
+                hashing.join()
+            if self._direct is not None:
+                os.close(self._direct)
+            tally.tell()
+            for block in blocks:
+                with suppress(BufferError):  # a traceback holds a view of it; it goes with that
+                    block.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _receive_all(self, source: ByteSource, count: int, tally: _Tally) -> None:
+        position = self.position
+        while count and self._failure is None:
+            block = self._free.get()
+            wanted = min(count, _BLOCK - position % _ALIGNMENT)  # the next block is aligned
+            filled, failure = 0, None
+            with memoryview(block) as view:
+                while filled < wanted and failure is None:
+                    try:
+                        got = source.read_into(view[filled:wanted])
+                    except DmrError as exc:
+                        failure = exc
+                    else:
+                        filled += got
+                        tally.add(got)
+            position += filled
+            count -= filled
+            self._received.put((block, filled))
+            if failure is not None:
+                raise failure
+
+    def _write_all(self) -> None:
+        while (item := self._received.get()) is not None:
+            block, filled = item
+            try:
+                if self._failure is None and filled:
+                    with memoryview(block) as view:
+                        self._write(view[:filled])
+            except BaseException as exc:  # raised where the threads are joined
+                self._failure = exc
+            if self._in_order and self._failure is None:
+                self._written.put(item)
+            else:
+                self._free.put(block)
+        self._written.put(None)
+
+    def _hash_all(self) -> None:
+        while (item := self._written.get()) is not None:
+            block, filled = item
+            with memoryview(block) as view:
+                self._target.feed(view[:filled])
+            self._free.put(block)
+
+    def _write(self, view: memoryview) -> None:
+        start, done = self.position, 0
+        try:
+            while done < len(view):
+                done += self._put(view[done:], start + done)
+        finally:
+            self.position = start + done
+            self._target.record(start, self.position)
+
+    def _put(self, view: memoryview, position: int) -> int:
+        aligned = not (position % _ALIGNMENT or len(view) % _ALIGNMENT)
+        if self._direct is not None and aligned:
+            try:
+                return os.pwrite(self._direct, view, position)
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:
+                    raise
+                os.close(self._direct)  # this file system wants more than anybody should
+                self._direct = None
+        return os.pwrite(self._descriptor, view, position)
+
+    def _open_direct(self) -> int | None:
+        flags = getattr(os, "O_DIRECT", 0)
+        if not flags:
+            return None
+        try:
+            return os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
+        except OSError:
+            return None
+
+
+class _Tally:
+    """Counts what came in, and tells now and then."""
+
+    def __init__(self, tell: Callable[[int], object]) -> None:
+        self._tell = tell
+        self._count = 0
+        self._told = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count bytes."""
+        self._count += count
+        if self._count >= _TELL_AFTER or time.monotonic() - self._told >= _TELL_EVERY:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell what was not told."""
+        count, self._count, self._told = self._count, 0, time.monotonic()
+        if count:
+            self._tell(count)
