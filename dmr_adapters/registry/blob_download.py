@@ -51,7 +51,7 @@ async def open_blob(
             stack.callback(source.close)
             chunks = source.chunks()
         async with aclosing(chunks):
-            yield BlobReader(start, chunks, source)
+            yield BlobReader(start, chunks, source, last)
 
 
 async def _open(

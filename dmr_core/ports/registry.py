@@ -52,12 +52,14 @@ class ByteSource(Protocol):
 class BlobReader:
     """A blob being received. ``offset`` is where the bytes begin: 0 when a resume was not granted.
 
-    ``source`` gives the same bytes as ``chunks``, where that can be had; whoever begins with one stays with it.
+    ``end`` is where they end, which is the end of the blob where the range was not granted; ``None`` where that is
+    not known. ``source`` gives the same bytes as ``chunks``, where that can be had; whoever begins with one stays with it.
     """
 
     offset: int
     chunks: AsyncIterator[bytes]
     source: ByteSource | None = None
+    end: int | None = None
 
 
 BlobSource = Callable[[int], AsyncIterator[bytes]]

@@ -174,7 +174,7 @@ class _Fetch:
             try:
                 async with self.open_blob(position, part.end) as reader:
                     opened = True
-                    if reader.offset != position:
+                    if reader.offset != position or reader.end not in {None, part.end}:
                         raise _RangesRefusedError
                     async with self.writer.part(position) as writer:
                         try:

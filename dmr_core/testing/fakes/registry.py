@@ -155,7 +155,7 @@ class _Session(RegistrySession):
         if end is not None and (granted == offset and self.registry.ranges):
             content = content[:end]
         async with aclosing(self.registry._pieces(descriptor.digest, content, granted)) as chunks:  # noqa: SLF001
-            yield BlobReader(granted, chunks)
+            yield BlobReader(granted, chunks, None, len(content))
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository has the blob already."""
