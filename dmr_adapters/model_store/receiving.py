@@ -190,7 +190,7 @@ class _Tally:
     def __init__(self, tell: Callable[[int], object]) -> None:
         self._tell = tell
         self._count = 0
-        self._told = time.monotonic()
+        self._told = 0.0
 
     def add(self, count: int) -> None:
         """Count bytes."""
