@@ -1,9 +1,9 @@
 """Being let in: Basic, and bearer tokens from a token server.
 
 Protocols: RFC 6750, the distribution project's "Token Authentication Specification" (GET with a login
-or as nobody) and its OAuth 2 variant (POST with an identity token). A token is good for one
-repository's scope and some minutes; it is kept under everything it depends on, the credentials it
-was given for included, so that no registry ever sees a token obtained for another.
+or as nobody) and its OAuth 2 variant (POST with an identity token, or with a login where GET is not served).
+A token is good for one repository's scope and some minutes; it is kept under everything it depends on, the
+credentials it was given for included, so that no registry ever sees a token obtained for another.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import aiohttp
 import attrs
 import orjson
 from yarl import URL
@@ -22,7 +23,7 @@ from dmr_adapters.registry.challenge import Challenge
 from dmr_adapters.registry.client import HttpClient, read_bounded
 from dmr_adapters.registry.credentials import CredentialStore, IdentityToken, Login, Secret
 from dmr_adapters.registry.endpoint import Endpoint
-from dmr_adapters.registry.guard import Resolver, check_realm
+from dmr_adapters.registry.guard import Resolver, check_realm, may_lie_inside
 from dmr_adapters.registry.retry import TRANSIENT_STATUSES, TransientAnswerError, seconds_to_wait
 from dmr_core.errors import RegistryError, UnauthorizedError
 from dmr_core.ports.clock import Clock
@@ -36,6 +37,7 @@ _SHORTEST_LIFE: Final = 60  # the token specification's default, and its minimum
 _LONGEST_LIFE: Final = 3600
 _LEEWAY: Final = 10.0  # a token must not expire on its way
 _CACHED_TOKENS: Final = 256
+_NO_GET: Final = frozenset({404, 405})
 _SENDABLE: Final = re.compile(r"[\x21-\x7e]{1,65536}")
 
 
@@ -114,6 +116,7 @@ class Authorizer:
         self._cache = cache if credentials is None else TokenCache(clock)
         self._resolver = resolver
         self._request = credentials
+        self._also: tuple[str, ...] = ()
         self._request_untried = credentials is not None
         self._secret: Secret | None = None
         self._looked_up = False
@@ -121,6 +124,23 @@ class Authorizer:
         self._challenges: tuple[Challenge, ...] = ()
         self._key: TokenKey | None = None
         self._lock = asyncio.Lock()
+
+    def widened(self, scope: str) -> Authorizer:
+        """One for what needs ``scope`` besides. Whatever comes of it, this one stays as it is."""
+        other = Authorizer(
+            endpoint=self._endpoint,
+            scope=self._scope,
+            client=self._client,
+            clock=self._clock,
+            store=self._store,
+            cache=self._cache,
+            resolver=self._resolver,
+            credentials=self._request,
+        )
+        other._cache = self._cache
+        other._also = (scope,)
+        other._challenges = self._challenges  # so that it need not be refused first
+        return other
 
     async def authorization(self) -> Authorization | None:
         """What to send from the start: what worked so far, renewed if it has expired since.
@@ -197,30 +217,42 @@ class Authorizer:
 
     def _scopes(self, asked: str) -> tuple[str, ...]:
         """Our own scope, and those asked for that it does not cover, as for a mirrored name."""
-        resource = self._scope.rpartition(":")[0] + ":"
-        return self._scope, *sorted({scope for scope in asked.split() if not scope.startswith(resource)})
+        own = (self._scope, *self._also)
+        resources = tuple(scope.rpartition(":")[0] + ":" for scope in own)
+        return *own, *sorted({scope for scope in asked.split() if not scope.startswith(resources)})
 
     async def _fetch(self, realm: URL, key: TokenKey, secret: Secret | None) -> tuple[str, float]:
-        headers = {"Accept": "application/json"}
         if isinstance(secret, IdentityToken):
-            fields = {"grant_type": "refresh_token", "service": key.service, "client_id": _CLIENT_ID}
-            form = urlencode({**fields, "scope": " ".join(key.scopes), "refresh_token": secret.token})
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-            method, url, body = "POST", realm, form.encode()
+            answer = await self._post(realm, key, {"grant_type": "refresh_token", "refresh_token": secret.token})
         else:
-            fields = {"service": key.service} if key.service else {}
-            query = urlencode([*fields.items(), *(("scope", scope) for scope in key.scopes)])
-            joined = "&".join(filter(None, (realm.raw_query_string, query)))
-            method, url, body = "GET", URL(f"{realm.with_query(None)}?{joined}", encoded=True), None
-            if secret is not None:
-                headers["Authorization"] = secret.header
-        answer = await self._client.send(method, url, headers=headers, body=body)
+            answer = await self._get(realm, key, secret)
+            if answer.status in _NO_GET and secret is not None:  # a token server that speaks OAuth 2 alone
+                answer.close()
+                login = {"grant_type": "password", "username": secret.username, "password": secret.password}
+                answer = await self._post(realm, key, login)
         try:
             self._check_status(answer.status, answer.headers.get("Retry-After"), realm, known=secret is not None)
             content = await read_bounded(answer, _ANSWER_SIZE, self._client.timeouts.head)
         finally:
             answer.close()
         return self._token(content, realm)
+
+    async def _get(self, realm: URL, key: TokenKey, login: Login | None) -> aiohttp.ClientResponse:
+        fields = {"service": key.service} if key.service else {}
+        query = urlencode([*fields.items(), *(("scope", scope) for scope in key.scopes)])
+        joined = "&".join(filter(None, (realm.raw_query_string, query)))
+        headers = {"Accept": "application/json"} | ({"Authorization": login.header} if login else {})
+        url = URL(f"{realm.with_query(None)}?{joined}", encoded=True)
+        return await self._client.send("GET", url, headers=headers, outward=await self._outward(realm))
+
+    async def _post(self, realm: URL, key: TokenKey, grant: Mapping[str, str]) -> aiohttp.ClientResponse:
+        fields = {"service": key.service, "client_id": _CLIENT_ID, "scope": " ".join(key.scopes), **grant}
+        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+        body = urlencode(fields).encode()
+        return await self._client.send("POST", realm, headers=headers, body=body, outward=await self._outward(realm))
+
+    async def _outward(self, realm: URL) -> bool:
+        return not await may_lie_inside(self._endpoint, realm, self._resolver, house=False)
 
     def _check_status(self, status: int, retry_after: str | None, realm: URL, *, known: bool) -> None:
         """Judge a token server by its status; what it writes beside it is never repeated to anybody."""

@@ -1,114 +1,99 @@
-"""Sending blobs: monolithic uploads (OCI distribution-spec, "Pushing blobs")."""
+"""Sending blobs within one session: looked for, mounted, or uploaded (OCI distribution-spec v1.1, "Pushing blobs")."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
-import aiohttp
 import attrs
-from yarl import URL
 
+from dmr_adapters.registry import upload_place
 from dmr_adapters.registry.repository import Repository
+from dmr_adapters.registry.resumable_upload import ChunkSize, ResumableUpload, UploadPolicy, has_blob
 from dmr_adapters.registry.retry import RetryPolicy, retrying
-from dmr_adapters.registry.upload_body import UploadBody
+from dmr_adapters.registry.upload_place import UploadPlace
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.domain.digest import Digest
-from dmr_core.errors import DigestMismatchError, InvalidRequestError
+from dmr_core.errors import RegistryError, RegistryUnreachableError
 from dmr_core.ports.registry import BlobSource
 
-__all__ = ["check_stored", "has_blob", "mount_blob", "send_blob", "told_digest"]
+__all__ = ["BlobUploads", "UploadPolicy"]
 
-_UPLOADS: Final = 3  # each may be many gigabytes
-_HASHING_RATE: Final = 32 * 1024 * 1024  # bytes per second; a registry may read an upload again to verify it
-
-
-async def has_blob(repository: Repository, descriptor: Descriptor, policy: RetryPolicy) -> bool:
-    """Whether the repository has the blob ("Checking if content exists in the registry")."""
-
-    async def ask() -> bool:
-        url = repository.url("blobs", str(descriptor.digest))
-        what = f"whether it has blob {descriptor.digest}"
-        async with repository.ask("HEAD", url, what, accept=frozenset({200, 404})) as answer:
-            return answer.status == 200
-
-    return await retrying(repository.clock, policy, ask)
+_LOG: Final = logging.getLogger(__name__)
 
 
-async def mount_blob(repository: Repository, descriptor: Descriptor, source: str, policy: RetryPolicy) -> bool:
-    """Take a blob from another repository ("Mounting a blob from another repository")."""
+class BlobUploads:
+    """The uploads of one session, with what they learned about their registry."""
 
-    async def ask() -> bool:
-        url = repository.url("blobs", "uploads") / ""
-        url = url.with_query({"mount": str(descriptor.digest), "from": source})
-        what = f"the mount of blob {descriptor.digest}"
-        async with repository.ask("POST", url, what, accept=frozenset({201, 202})) as answer:
-            return answer.status == 201
+    def __init__(self, repository: Repository, retry: RetryPolicy, policy: UploadPolicy) -> None:
+        self._chunks = ChunkSize(policy.chunk)
+        self._repository = repository
+        self._retry = retry
+        self._policy = policy
+        self._sources: dict[str, Repository] = {}
+        self._places: dict[Digest, UploadPlace] = {}
+        self._abandoned: list[UploadPlace] = []
 
-    return await retrying(repository.clock, policy, ask)
+    async def has(self, descriptor: Descriptor) -> bool:
+        """Whether the repository has a blob."""
+        return await has_blob(self._repository, descriptor, self._retry)
 
+    async def mount(self, descriptor: Descriptor, source: str) -> bool:
+        """Take a blob from another repository of the registry; a place given instead is kept for :meth:`send`.
 
-async def send_blob(
-    repository: Repository,
-    descriptor: Descriptor,
-    source: BlobSource,
-    sent: Callable[[int], None],
-    policy: RetryPolicy,
-) -> None:
-    """Upload a blob: POST for a place, then one PUT ("Pushing a blob monolithically", "POST then PUT").
+        Raises:
+            RegistryUnreachableError: there is no talking to the registry.
+        """
+        # Asked for with a token of its own: one that the token server refuses must not cost the right to push.
+        repository = self._sources.get(source) or attrs.evolve(
+            self._repository, authorizer=self._repository.authorizer.widened(f"repository:{source}:pull")
+        )
+        self._sources[source] = repository
+        twice = attrs.evolve(self._retry, attempts=min(self._retry.attempts, 2))  # there is another way
+        try:
+            mounted = await retrying(
+                repository.clock, twice, lambda: upload_place.mount(repository, descriptor, source)
+            )
+        except RegistryUnreachableError:
+            raise
+        except RegistryError as exc:
+            _LOG.info("blob %s is not mounted but sent: %s", descriptor.digest, exc)
+            return False
+        if isinstance(mounted, bool):
+            return mounted
+        spare, self._places[descriptor.digest] = self._places.get(descriptor.digest), mounted
+        if spare is not None:
+            await upload_place.cancel(self._repository, spare)
+        return False
 
-    A failed upload starts again in a new place; most registries cannot resume one PUT.
+    async def send(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
+        """Upload a blob. ``sent`` is told how far it is, which may be less than before after a failure.
 
-    Raises:
-        DigestMismatchError: the registry counted other bytes.
-        UnauthorizedError, RegistryUnreachableError, RegistryError: as for :class:`Repository`.
-    """
+        Raises:
+            DigestMismatchError: the registry says that it stored other bytes.
+            UnauthorizedError, RegistryUnreachableError, RegistryError: as for :class:`Repository`.
+            Whatever ``source`` raises.
+        """
+        upload = ResumableUpload(
+            learned=self._chunks,
+            repository=self._repository,
+            policy=self._policy,
+            retry=self._retry,
+            descriptor=descriptor,
+            source=source,
+            sent=sent,
+            place=self._places.pop(descriptor.digest, None),
+        )
+        try:
+            await upload.run()
+        finally:
+            if upload.place is not None:
+                self._abandoned.append(upload.place)
 
-    async def upload() -> None:
-        what = f"the upload of blob {descriptor.digest}"
-        start = repository.url("blobs", "uploads") / ""
-        async with repository.ask("POST", start, what, accept=frozenset({202})) as answer:
-            target = _with_digest(await repository.location(answer), descriptor.digest)
-        limits = repository.client.timeouts
-        within = limits.head + descriptor.size / _HASHING_RATE
-        body = UploadBody(source, descriptor.size, sent, stall=limits.stall, answer_within=within)
-        async with (
-            body.watched(target),
-            repository.ask(
-                "PUT",
-                target,
-                what,
-                accept=frozenset({201, 204}),
-                headers={"Content-Length": str(descriptor.size), "Content-Type": "application/octet-stream"},
-                body=body.open,
-                answer_within=within,
-            ) as answer,
-        ):
-            check_stored(answer, descriptor.digest)
-
-    await retrying(repository.clock, attrs.evolve(policy, attempts=min(policy.attempts, _UPLOADS)), upload)
-
-
-def _with_digest(place: URL, digest: Digest) -> URL:
-    """``place`` with ``digest=`` appended; the rest stays as written, it may be signed."""
-    separator = "&" if place.raw_query_string else "?"
-    return URL(f"{str(place).removesuffix('?')}{separator}digest={digest}", encoded=True)
-
-
-def told_digest(answer: aiohttp.ClientResponse) -> Digest | None:
-    """``Docker-Content-Digest``, where it is there and in the algorithm we know."""
-    try:
-        return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
-    except InvalidRequestError:
-        return None
-
-
-def check_stored(answer: aiohttp.ClientResponse, expected: Digest) -> None:
-    """Compare what the registry says it stored, where it says so.
-
-    Raises:
-        DigestMismatchError: it stored something else.
-    """
-    told = told_digest(answer)
-    if told is not None and told != expected:
-        raise DigestMismatchError(str(expected), str(told))
+    async def aclose(self) -> None:
+        """Give back the places of uploads that did not come to their end."""
+        places = [*self._places.values(), *self._abandoned]
+        self._places, self._abandoned = {}, []
+        await asyncio.gather(*(upload_place.cancel(self._repository, place) for place in places))

@@ -7,6 +7,7 @@ decided where the party it goes to is known. Every wait is bounded, and aiohttp'
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import aiohttp.abc
 import attrs
 from yarl import URL
 
-from dmr_adapters.registry.endpoint import is_loopback
+from dmr_adapters.registry.endpoint import is_inward, is_loopback
 from dmr_adapters.registry.retry import BrokenConnectionError, RefusedConnectionError
 from dmr_core import __version__
 from dmr_core.errors import DmrError, RegistryError, RegistryUnreachableError
@@ -43,7 +45,7 @@ class Timeouts:
 
 
 class HttpClient:
-    """An ``aiohttp`` session, made on first use inside the running loop.
+    """``aiohttp`` sessions, made on first use inside the running loop.
 
     Proxies are those of the environment, read by us instead of ``trust_env``: that would also
     send what ``~/.netrc`` holds, and proxy requests to this very machine.
@@ -52,7 +54,7 @@ class HttpClient:
     def __init__(self, timeouts: Timeouts, tls: ssl.SSLContext | None = None) -> None:
         self.timeouts = timeouts
         self._tls = tls
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def send(
         self,
@@ -62,9 +64,11 @@ class HttpClient:
         headers: Mapping[str, str],
         body: bytes | AsyncIterator[bytes] | None = None,
         answer_within: float | None = None,
+        outward: bool = False,
     ) -> aiohttp.ClientResponse:
         """Send one request and return once the head of its answer is here. The caller closes the answer.
 
+        ``outward``: connect to no address inside somebody's network, whatever the name resolves to by now.
         ``answer_within`` replaces the limit for the head where a body is streamed: then it counts
         from the end of the body on, and the body's own pace is the caller's to watch.
 
@@ -73,15 +77,18 @@ class HttpClient:
         """
         limits = self.timeouts
         streamed = answer_within is not None
+        proxy = proxy_for(url)
+        # A proxy is asked for by its own name, and what it may reach is its operator's decision.
+        session = self._opened(outward=outward and proxy is None)
         with translated(url):
             async with asyncio.timeout(None if streamed else limits.connect + limits.head):
-                return await self._opened().request(
+                return await session.request(
                     method,
                     url,
                     headers=dict(headers),
                     data=body,
                     allow_redirects=False,
-                    proxy=proxy_for(url),
+                    proxy=proxy,
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=limits.connect, sock_read=answer_within or limits.stall
                     ),
@@ -89,20 +96,36 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Close every connection. The client can be used again afterwards."""
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             await session.close()
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True),
+    def _opened(self, *, outward: bool) -> aiohttp.ClientSession:
+        if outward not in self._sessions:
+            resolver = _OutwardResolver() if outward else None
+            self._sessions[outward] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self._tls or True, resolver=resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"dmr/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,
                 read_bufsize=_READ_BUFFER,
             )
-        return self._session
+        return self._sessions[outward]
+
+
+class _OutwardResolver(aiohttp.ThreadedResolver):
+    """Gives the addresses of a host that lie outside, so that a name cannot mean one thing when it is judged and
+    another when it is connected to.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        found = await super().resolve(host, port, family)
+        outside = [entry for entry in found if not is_inward(entry["host"])]
+        if not outside:
+            raise OSError(f"{host} has no address outside")
+        return outside
 
 
 def proxy_for(url: URL) -> URL | None:
@@ -179,7 +202,9 @@ def _condition(exc: Exception, url: URL) -> DmrError:
 
 def _tls_reason(exc: Exception) -> str:
     cause = getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None) or exc
-    return getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "the handshake failed"
+    if refused := getattr(cause, "verify_message", ""):
+        return f"{refused}. If its authority is your own, name it in DMR_CA_CERT"
+    return getattr(cause, "reason", "") or "the handshake failed"
 
 
 def _shown(url: URL) -> str:

@@ -8,8 +8,10 @@ upload. A hostile one could name a service inside the network dmr runs in and ha
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from yarl import URL
@@ -18,7 +20,7 @@ from dmr_adapters.registry.client import proxy_for
 from dmr_adapters.registry.endpoint import Endpoint, is_inward, is_loopback, origin
 from dmr_core.errors import RegistryError
 
-__all__ = ["Resolver", "check_realm", "check_target", "resolve"]
+__all__ = ["Resolver", "check_realm", "check_target", "may_lie_inside", "resolve"]
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Addresses of a host; empty where it has none."""
@@ -71,11 +73,25 @@ async def check_target(endpoint: Endpoint, source: URL, location: str, resolver:
     if source.scheme == "https" and given.scheme != "https":
         raise RegistryError(f"{source.host!r} redirects from https to {given.scheme}; refused")
     foreign = origin(given)[1] not in {endpoint.host, origin(source)[1]}
-    if foreign and not endpoint.is_loopback and await _lies_inside(given, resolver):
-        own = await resolver(endpoint.host, endpoint.url.port or 443)
-        if not any(is_inward(address) for address in own):
-            raise RegistryError(f"{source.host!r} redirects to an address inside this network; refused")
+    inside = foreign and not endpoint.is_loopback and await _lies_inside(given, resolver)
+    if inside and not any(is_inward(address) for address in await _addresses(endpoint, resolver)):
+        raise RegistryError(f"{source.host!r} redirects to an address inside this network; refused")
     return given
+
+
+async def may_lie_inside(endpoint: Endpoint, url: URL, resolver: Resolver, *, house: bool) -> bool:
+    """Whether a connection for ``endpoint``'s sake to ``url`` may end at an address inside somebody's network.
+
+    Asked again where the connection is made, because a name may resolve to something else by then. ``house`` is the
+    rule of :func:`check_target`: what a registry inside names may lie inside as well.
+    """
+    if origin(url)[1] == endpoint.host or endpoint.is_loopback:
+        return True
+    return house and any(is_inward(address) for address in await _addresses(endpoint, resolver))
+
+
+async def _addresses(endpoint: Endpoint, resolver: Resolver) -> Sequence[str]:
+    return [endpoint.host, *await resolver(endpoint.host, endpoint.url.port or 443)]
 
 
 def _parse(text: str, base: URL | None = None) -> URL | None:
@@ -87,8 +103,20 @@ def _parse(text: str, base: URL | None = None) -> URL | None:
     except ValueError:
         return None
     usable = url.scheme in {"http", "https"} and url.host and port and text.isascii() and text.isprintable()
+    usable = usable and not _is_disguised(url.host or "")
     # User information would silently become an Authorization header.
     return url if usable and " " not in text and url.raw_user is None and url.raw_password is None else None
+
+
+def _is_disguised(host: str) -> bool:
+    """Whether ``host`` is an IPv4 address in a form that only resolvers read: ``0x7f.1``, ``2130706433``."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        with suppress(OSError):
+            socket.inet_aton(host)
+            return True
+    return False
 
 
 async def _lies_inside(url: URL, resolver: Resolver) -> bool:

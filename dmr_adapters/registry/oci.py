@@ -13,13 +13,15 @@ import attrs
 from dmr_adapters.registry.answer import ErrorReader
 from dmr_adapters.registry.auth import Authorizer, TokenCache
 from dmr_adapters.registry.blob_download import open_blob
-from dmr_adapters.registry.blob_upload import check_stored, has_blob, mount_blob, send_blob, told_digest
+from dmr_adapters.registry.blob_upload import BlobUploads, UploadPolicy
 from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded, translated
 from dmr_adapters.registry.credentials import CredentialStore
 from dmr_adapters.registry.endpoint import EndpointPolicy
 from dmr_adapters.registry.guard import Resolver, resolve
+from dmr_adapters.registry.manifest_upload import send_manifest
 from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import RetryPolicy, retrying
+from dmr_adapters.registry.upload_place import told_digest
 from dmr_core.domain.artifact import MANIFEST_MEDIA_TYPE, Descriptor, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
@@ -57,6 +59,7 @@ class OciRegistry(Registry):
         credentials: CredentialStore | None = None,
         timeouts: Timeouts | None = None,
         retry: RetryPolicy | None = None,
+        uploads: UploadPolicy | None = None,
         tls: ssl.SSLContext | None = None,
         resolver: Resolver = resolve,
     ) -> None:
@@ -66,6 +69,7 @@ class OciRegistry(Registry):
         self._timeouts = timeouts or Timeouts()
         self._credentials = credentials or CredentialStore()
         self._retry = retry or RetryPolicy()
+        self._uploads = uploads or UploadPolicy()
         self._client = HttpClient(self._timeouts, tls)
         self._tokens = TokenCache(clock)
         self._resolver = resolver
@@ -95,7 +99,11 @@ class OciRegistry(Registry):
             clock=self._clock,
             errors=ErrorReader(endpoint=endpoint, reference=reference, limit=self._timeouts.head),
         )
-        yield _Session(repository, self._decode, self._retry, self._timeouts.document)
+        uploads = BlobUploads(repository, self._retry, self._uploads)
+        try:
+            yield _Session(repository, uploads, self._decode, self._retry, self._timeouts.document)
+        finally:
+            await uploads.aclose()
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -113,6 +121,7 @@ class _Session(RegistrySession):
     """One repository; ``document_limit`` in seconds."""
 
     repository: Repository
+    uploads: BlobUploads
     decode: _Decoders
     retry: RetryPolicy
     document_limit: float
@@ -139,29 +148,19 @@ class _Session(RegistrySession):
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository has the blob already."""
-        return await has_blob(self.repository, descriptor, self.retry)
+        return await self.uploads.has(descriptor)
 
     async def mount_blob(self, descriptor: Descriptor, source: str) -> bool:
         """Take the blob from another repository of this registry, where it lets us."""
-        return await mount_blob(self.repository, descriptor, source, self.retry)
+        return await self.uploads.mount(descriptor, source)
 
     async def push_blob(self, descriptor: Descriptor, source: BlobSource, sent: Callable[[int], None]) -> None:
-        """Upload a blob; where it has to be repeated, ``sent`` counts from 0 again."""
-        await send_blob(self.repository, descriptor, source, sent, self.retry)
+        """Upload a blob; where a part has to be repeated, ``sent`` counts from there again."""
+        await self.uploads.send(descriptor, source, sent)
 
     async def push_manifest(self, content: bytes, media_type: str) -> None:
-        """Upload the manifest under the reference's tag ("Pushing manifests")."""
-
-        async def put() -> None:
-            url = self.repository.url("manifests", self.repository.reference.tag)
-            headers = {"Content-Type": media_type}
-            accept = frozenset({201, 202, 204})
-            async with self.repository.ask(
-                "PUT", url, "the upload of the manifest", accept=accept, headers=headers, body=content
-            ) as answer:
-                check_stored(answer, Digest.of(content))
-
-        await retrying(self.repository.clock, self.retry, put)
+        """Upload the manifest under the reference's tag, unless the tag names it already."""
+        await send_manifest(self.repository, content, media_type, self.retry)
 
     async def _manifest(self) -> RemoteManifest:
         reference = self.repository.reference

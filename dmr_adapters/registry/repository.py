@@ -15,7 +15,7 @@ from dmr_adapters.registry.auth import Authorization, Authorizer
 from dmr_adapters.registry.challenge import parse_challenges
 from dmr_adapters.registry.client import HttpClient
 from dmr_adapters.registry.endpoint import Endpoint, origin
-from dmr_adapters.registry.guard import Resolver, check_target
+from dmr_adapters.registry.guard import Resolver, check_target, may_lie_inside
 from dmr_core.domain.reference import Reference
 from dmr_core.errors import RegistryError
 from dmr_core.ports.clock import Clock
@@ -110,12 +110,15 @@ class Repository:
     ) -> aiohttp.ClientResponse:
         """Send with what worked before; when refused, with the next best, until nothing is left."""
         own = origin(url) == self.endpoint.origin
+        outward = not await may_lie_inside(self.endpoint, url, self.resolver, house=True)
         used = await self.authorizer.authorization() if own else None
         given: Authorization | None = None
         for attempts_left in reversed(range(_MAX_ANSWERS)):
             sent = {**headers, "Authorization": used.header} if used else headers
             content = body() if callable(body) else body
-            answer = await self.client.send(method, url, headers=sent, body=content, answer_within=answer_within)
+            answer = await self.client.send(
+                method, url, headers=sent, body=content, answer_within=answer_within, outward=outward
+            )
             # Some registries say 403 to a token they do not know.
             refused = answer.status == 401 or (answer.status == 403 and given is not None and not given.last_resort)
             hopeless = not attempts_left or (given is not None and given.last_resort)

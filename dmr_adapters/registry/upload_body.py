@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from yarl import URL
 
@@ -14,18 +15,32 @@ from dmr_core.ports.registry import BlobSource
 
 __all__ = ["UploadBody"]
 
+_PIECE: Final = 256 * 1024  # within the stall limit of 30 s: 9 KiB/s
+
 
 class UploadBody:
-    """A blob's bytes on their way out. Limits in seconds.
+    """The bytes ``start`` to ``end`` of a blob of ``size`` bytes on their way out. Limits in seconds.
+
+    ``sent`` is told how far into the blob they are.
 
     aiohttp hides what a body's source raises behind an error of its own, so it is kept here and raised
     in its place; and it sets no limit to how long a peer may leave our bytes lying, so this does.
     """
 
     def __init__(
-        self, source: BlobSource, size: int, sent: Callable[[int], None], *, stall: float, answer_within: float
+        self,
+        source: BlobSource,
+        start: int,
+        end: int,
+        size: int,
+        sent: Callable[[int], None],
+        *,
+        stall: float,
+        answer_within: float,
     ) -> None:
         self._source = source
+        self._start = start
+        self._end = end
         self._size = size
         self._sent = sent
         self._stall = stall
@@ -56,22 +71,25 @@ class UploadBody:
                     await body.aclose()
 
     def open(self) -> AsyncIterator[bytes]:
-        """The bytes from the start, once more."""
+        """The bytes from ``start`` on, once more."""
         body = self._bytes()
         self._opened.append(body)
         return body
 
     async def _bytes(self) -> AsyncGenerator[bytes, None]:
-        count = 0
-        chunks = self._source(0)
+        position = self._start
+        chunks = self._source(position)
         try:
             async for chunk in chunks:
-                self._allow(self._stall)
-                yield chunk  # comes back when the chunk is in the socket's buffer
-                count += len(chunk)
-                self._sent(count)
-            if count != self._size:
-                raise RegistryError(f"the blob to upload has {count} bytes, its descriptor says {self._size}")
+                for piece in _pieces(chunk, self._end - position):
+                    self._allow(self._stall)
+                    yield piece  # comes back when the piece is in the socket's buffer
+                    position += len(piece)
+                    self._sent(position)
+                if position >= self._end:
+                    break
+            if position < self._end:
+                raise RegistryError(f"the blob to upload has {position} bytes, its descriptor says {self._size}")
         except Exception as exc:
             self._failure = exc
             raise
@@ -83,3 +101,9 @@ class UploadBody:
     def _allow(self, seconds: float) -> None:
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _pieces(chunk: bytes, wanted: int) -> Iterator[bytes]:
+    """The first ``wanted`` bytes of ``chunk``, in pieces so small that the stall limit is fair on a slow line."""
+    for start in range(0, min(wanted, len(chunk)), _PIECE):
+        yield chunk[start : min(start + _PIECE, wanted)]

@@ -1,0 +1,106 @@
+"""Work that tells how far it is, done once however many ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import aclosing
+from typing import Final, Generic, TypeVar
+
+import attrs
+
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.progress import Progress, ProgressKind
+from dmr_core.errors import ShuttingDownError
+
+__all__ = ["SharedWork"]
+
+_QUEUED: Final = 1000  # lines that a listener may be behind
+
+_K = TypeVar("_K", bound=Hashable)
+
+
+@attrs.define(eq=False)
+class _Job:
+    """One running piece of work. ``latest`` is what a late listener is shown first."""
+
+    task: asyncio.Task[None] | None = None
+    listeners: set[asyncio.Queue[Progress | None]] = attrs.field(factory=set)
+    latest: dict[Digest | None, Progress] = attrs.field(factory=dict)
+    error: BaseException | None = None
+
+    def tell(self, line: Progress) -> None:
+        """Show every listener a line; one that reads slowly misses progress, and nothing else."""
+        self.latest[line.layer.id if line.layer else None] = line
+        for queue in self.listeners:
+            if line.kind is not ProgressKind.PROGRESS or queue.qsize() < _QUEUED:
+                queue.put_nowait(line)
+
+
+class SharedWork(Generic[_K]):
+    """Runs work under keys. A key asked twice at a time is one job; its last listener leaving cancels it."""
+
+    def __init__(self, what: str) -> None:
+        """``what`` the work is, for a message: ``"push"``."""
+        self._what = what
+        self._running: dict[_K, _Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def follow(
+        self, key: _K, begin: Callable[[], AsyncGenerator[Progress, None]]
+    ) -> AsyncGenerator[Progress, None]:
+        """The lines of the job under ``key``, which ``begin`` makes where none is running; then its error, if any.
+
+        Raises (while iterating):
+            ShuttingDownError: no more work is begun, or this was cut short.
+        """
+        job = self._running.get(key)
+        if job is None:
+            if self._closed:
+                raise ShuttingDownError("the service is shutting down")
+            job = self._running[key] = _Job()
+            job.task = asyncio.get_running_loop().create_task(self._run(key, job, begin()), name=self._what)
+            self._tasks.add(job.task)
+            job.task.add_done_callback(self._tasks.discard)
+        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+        for earlier in job.latest.values():
+            queue.put_nowait(earlier)
+        job.listeners.add(queue)
+        try:
+            while (line := await queue.get()) is not None:
+                yield line
+        finally:
+            job.listeners.discard(queue)
+            if not job.listeners and job.task is not None and not job.task.done():
+                self._forget(key, job)
+                job.task.cancel()
+        if job.error is not None:
+            raise job.error
+
+    async def aclose(self) -> None:
+        """Cancel every job; their listeners get an error that says so."""
+        self._closed = True
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget(self, key: _K, job: _Job) -> None:
+        """Let whoever asks next begin anew instead of joining a job that is ending."""
+        if self._running.get(key) is job:
+            del self._running[key]
+
+    async def _run(self, key: _K, job: _Job, lines: AsyncGenerator[Progress, None]) -> None:
+        job.error = ShuttingDownError(f"the {self._what} was cancelled: the service is shutting down")
+        try:
+            async with aclosing(lines):
+                async for line in lines:
+                    job.tell(line)
+            job.error = None
+        except Exception as exc:  # a bug must reach the listeners, not only the log of a task
+            job.error = exc
+        finally:
+            self._forget(key, job)
+            for queue in job.listeners:
+                queue.put_nowait(None)
