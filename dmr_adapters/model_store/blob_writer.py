@@ -1,62 +1,39 @@
-"""Writing one blob: in parts or not, resumed, verified, made durable, published."""
+"""Writing one blob: in parts or not, resumed, hashed on the way, verified, published."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
 from typing import Final
 
-from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish
+from dmr_adapters.model_store.durability import disk_conditions
 from dmr_adapters.model_store.hashing import FollowingHash
-from dmr_adapters.model_store.journal import PartsJournal
-from dmr_adapters.model_store.kernel import reserve
 from dmr_adapters.model_store.layout import StoreLayout
-from dmr_adapters.model_store.lock import is_current, try_flock
+from dmr_adapters.model_store.partial_file import PartialFile
 from dmr_adapters.model_store.receiving import Receiver
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.artifact import Descriptor
-from dmr_core.domain.spans import Span, SpanSet
+from dmr_core.domain.spans import Span
 from dmr_core.errors import DigestMismatchError, DmrError
 from dmr_core.ports.model_store import BlobWriter, PartWriter
 from dmr_core.ports.registry import ByteSource
 
-__all__ = ["BLOB_MODE", "FilesystemBlobWriter", "is_complete"]
+__all__ = ["FilesystemBlobWriter"]
 
-BLOB_MODE: Final = 0o444
 _BLOCK: Final = 1024 * 1024
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
-_AT_ONCE: Final = 512  # buffers in one call, half of what Linux takes (IOV_MAX)
-
-
-def is_complete(path: Path, size: int) -> bool:
-    """Whether the blob at ``path`` is here with all its bytes; one cut short is to be fetched again."""
-    try:
-        return path.stat().st_size == size
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 class FilesystemBlobWriter(BlobWriter):
-    """Writes into ``.dmr/ingest/<hex>``, which is locked for as long as this is open.
-
-    The disk gives the room for all of it on opening. Small chunks are gathered, so that a thread is asked for once
-    per block and not once per chunk. What is there without a gap is hashed meanwhile, what an earlier attempt left too.
-    """
+    """Writes a partial file. What is there without a gap is hashed meanwhile, what an earlier attempt left too."""
 
     def __init__(self, layout: StoreLayout, descriptor: Descriptor) -> None:
-        self._layout = layout
+        self._root = layout.root
         self._digest = descriptor.digest
         self._size = descriptor.size
-        self._path = layout.partial(descriptor.digest)
-        self._journal = PartsJournal(layout.journal(descriptor.digest), descriptor.size)
-        self._file: int | None = None
-        self._here = SpanSet()
-        self._turn = threading.Lock()  # over what is here and its journal
+        self._file = PartialFile(layout, descriptor.digest, descriptor.size)
         self._hash: FollowingHash | None = None
         self._tail: _FilesystemPartWriter | None = None
         self._counted: int | None = None  # where the blob is complete already: how far the caller pretends to be
@@ -66,11 +43,11 @@ class FilesystemBlobWriter(BlobWriter):
     def offset(self) -> int:
         if self._counted is not None:
             return self._counted
-        return self._prefix() if self._tail is None else self._tail.position
+        return self._file.prefix() if self._tail is None else self._tail.position
 
     @property
     def missing(self) -> tuple[Span, ...]:
-        return self._here.missing(self._size) if self._counted is None else ()
+        return self._file.missing() if self._counted is None else ()
 
     @property
     def resumed(self) -> int:
@@ -79,21 +56,15 @@ class FilesystemBlobWriter(BlobWriter):
     async def open(self) -> None:
         """Take the partial, once nobody else writes it, or find the blob complete."""
         pause = _FIRST_PAUSE
-        while not await finish_in_thread(self._try_open):
+        while not await finish_in_thread(self._file.take):
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        if self._counted is None:
-            self._hash = FollowingHash(self._descriptor, self._prefix)
-            self._hash.follow()
-
-    @asynccontextmanager
-    async def _part(self, start: int) -> AsyncIterator[PartWriter]:
-        await self._end_tail()
-        part = _FilesystemPartWriter(self, start)
-        try:
-            yield part
-        finally:
-            await part.flush()
+        if self._file.is_published:
+            self._counted = self._resumed = self._size
+            return
+        self._resumed = self._file.count
+        self._hash = FollowingHash(self._file.descriptor, self._file.prefix)
+        self._hash.follow()
 
     def part(self, start: int) -> AbstractAsyncContextManager[PartWriter]:
         return self._part(start)
@@ -102,13 +73,15 @@ class FilesystemBlobWriter(BlobWriter):
         if self._counted is not None:
             self._counted = 0
             return
-        await self._discard()
-        self._hash = FollowingHash(self._descriptor, self._prefix)
+        self._tail = None
+        await self._following.stop()
+        await finish_in_thread(self._file.empty)
+        self._hash = FollowingHash(self._file.descriptor, self._file.prefix)
 
     async def write(self, chunk: bytes) -> None:
         if self._counted is None:
             if self._tail is None:
-                self._tail = _FilesystemPartWriter(self, self._prefix())
+                self._tail = _FilesystemPartWriter(self, self._file.prefix())
             await self._tail.write(chunk)
             return
         # Nothing to do but count: whoever sends from the start cannot know that the blob is here.
@@ -120,17 +93,18 @@ class FilesystemBlobWriter(BlobWriter):
         if self._counted is not None:
             return
         await self._end_tail()
-        if self._here.missing(self._size):
-            await self.refuse(f"{self._here.count} of {self._size} bytes")
-        with disk_conditions(self._layout.root):
+        if self._file.missing():
+            await self.refuse(f"{self._file.count} of {self._size} bytes")
+        with disk_conditions(self._root):
             actual = await self._following.hexdigest()
         if actual != self._digest.hex:
             await self.refuse(f"sha256:{actual}")
-        await finish_in_thread(self._publish)
+        await finish_in_thread(self._file.publish)
+        self._counted = self._size
 
     async def close(self) -> None:
         """Keep what was written, unless it was published or thrown away."""
-        if self._file is None:
+        if not self._file.is_open:
             return
         try:
             if self._counted is None:
@@ -139,11 +113,8 @@ class FilesystemBlobWriter(BlobWriter):
                     await self._end_tail()
             if self._hash is not None:
                 await self._hash.stop()
-            if self._counted is None:
-                await finish_in_thread(self._trim)
         finally:
-            file, self._file = self._file, None
-            await finish_in_thread(lambda: self._close(file))
+            await finish_in_thread(self._file.close)
 
     async def refuse(self, actual: str) -> None:
         """Throw away what is here and say why.
@@ -161,43 +132,27 @@ class FilesystemBlobWriter(BlobWriter):
         Raises:
             StorageFullError, StoreUnwritableError: what was written until then is here all the same.
         """
-        await finish_in_thread(lambda: self._store(start, chunks))
+        await finish_in_thread(lambda: self._file.write(start, chunks))
         self._following.follow()
 
     async def take(
         self, start: int, source: ByteSource, count: int, received: Callable[[int], None]
     ) -> tuple[int, BaseException | None]:
         """Take ``count`` bytes of ``source`` to ``start``; how far that went, and what ended it early."""
-        in_order = self._following.claim(start)
-        receiver = Receiver(self, self._descriptor, self._path, start, in_order=in_order)
+        following = self._following
+        feed = following.feed if following.claim(start) else None
+        receiver = Receiver(self._file, start, feed)
         try:
-            with disk_conditions(self._layout.root, self._size - self._here.count):
+            with disk_conditions(self._root, self._size - self._file.count):
                 await receiver.receive(source, count, received)
         except (DmrError, asyncio.CancelledError) as exc:
             return receiver.position, exc
         finally:
-            if in_order:
-                self._following.release()
+            if feed is not None:
+                following.release()
             else:
-                self._following.follow()
+                following.follow()
         return receiver.position, None
-
-    def record(self, start: int, end: int) -> None:
-        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
-        with self._turn:
-            self._here.add(start, end)
-            if self._journal.is_open or self._here.prefix != self._here.count:
-                self._journal.write(self._here)
-
-    def before_gap(self, start: int) -> None:
-        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
-        with self._turn:
-            if not self._journal.is_open and start > self._here.prefix:
-                self._journal.write(self._here)  # before there is a gap, so that no gap is taken for bytes
-
-    def feed(self, block: memoryview) -> None:
-        """See :class:`~dmr_adapters.model_store.receiving.Target`."""
-        self._following.feed(block)
 
     @property
     def size(self) -> int:
@@ -210,20 +165,19 @@ class FilesystemBlobWriter(BlobWriter):
         return self._counted is not None
 
     @property
-    def _descriptor(self) -> int:
-        if self._file is None:
-            raise ValueError("the writer is not open")
-        return self._file
-
-    @property
     def _following(self) -> FollowingHash:
         if self._hash is None:
             raise ValueError("the writer is not open")
         return self._hash
 
-    def _prefix(self) -> int:
-        with self._turn:
-            return self._here.prefix
+    @asynccontextmanager
+    async def _part(self, start: int) -> AsyncIterator[PartWriter]:
+        await self._end_tail()
+        part = _FilesystemPartWriter(self, start)
+        try:
+            yield part
+        finally:
+            await part.flush()
 
     def _mismatch(self, actual: str) -> DigestMismatchError:
         return DigestMismatchError(str(self._digest), actual)
@@ -233,121 +187,9 @@ class FilesystemBlobWriter(BlobWriter):
         if tail is not None:
             await tail.flush()
 
-    async def _discard(self) -> None:
-        self._tail = None
-        if self._hash is not None:
-            await self._hash.stop()
-        await finish_in_thread(self._empty)
-
-    # What follows runs in threads.
-
-    def _try_open(self) -> bool:
-        """Take the partial, or find the blob complete. False: somebody else is writing it."""
-        blob = self._layout.blob(self._digest)
-        with disk_conditions(self._layout.root, self._size):
-            if is_complete(blob, self._size):
-                self._found_complete()
-                return True
-            make_directories(self._path.parent)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            # Kept at once, so that a caller cancelled meanwhile still closes it.
-            self._file = os.open(self._path, flags, 0o644)
-            if not (try_flock(self._file) and is_current(self._file, self._path)):
-                os.close(self._file)
-                self._file = None
-                return False
-            if is_complete(blob, self._size):  # whoever had the lock before has just finished it
-                self._found_complete()
-                self._path.unlink()
-                self._journal.discard()
-                return True
-            self._adopt_reference_partial()
-            self._take_up()
-            # Said before the first byte rather than an hour later.
-            for gap in self._here.missing(self._size):
-                reserve(self._descriptor, gap.start, len(gap))
-        self._resumed = self._here.count
-        return True
-
-    def _found_complete(self) -> None:
-        self._counted = self._resumed = self._size
-
-    def _adopt_reference_partial(self) -> None:
-        """Take over what the reference runner has of this blob: a prefix as well, and further along than nothing."""
-        theirs = self._layout.reference_partial(self._digest)
-        if os.fstat(self._descriptor).st_size:
-            return
-        try:
-            file = os.open(theirs, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return
-        if not 0 < os.fstat(file).st_size <= self._size or not try_flock(file):
-            os.close(file)
-            return
-        try:
-            theirs.rename(self._path)
-        except OSError:
-            os.close(file)
-            return
-        self._journal.discard()
-        os.close(self._descriptor)
-        self._file = file
-
-    def _take_up(self) -> None:
-        """Find out what an earlier attempt left."""
-        length = os.fstat(self._descriptor).st_size
-        recorded = self._journal.read()
-        if recorded is None and length <= self._size:
-            self._here.add(0, length)
-            return
-        for span in recorded or ():
-            self._here.add(span.start, min(span.end, length))
-        if not self._here.count:
-            self._empty()
-
-    def _store(self, start: int, chunks: list[bytes]) -> None:
-        position, left = start, [memoryview(chunk) for chunk in chunks]
-        with disk_conditions(self._layout.root, self._size - self._here.count):
-            self.before_gap(start)
-            try:
-                while left:
-                    position += _written(os.pwritev(self._descriptor, left[:_AT_ONCE], position), left)
-            finally:
-                self.record(start, position)
-
-    def _empty(self) -> None:
-        with disk_conditions(self._layout.root, self._size):
-            with self._turn:
-                self._here.clear()
-            os.ftruncate(self._descriptor, 0)
-            self._journal.discard()
-            reserve(self._descriptor, 0, self._size)
-
-    def _trim(self) -> None:
-        """Give back the room nothing was written to; delete a partial that holds nothing."""
-        with suppress(OSError):
-            if self._here.count:
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size)
-            else:
-                self._path.unlink()
-                self._journal.discard()
-
-    def _publish(self) -> None:
-        with disk_conditions(self._layout.root):
-            os.fchmod(self._descriptor, BLOB_MODE)
-            os.ftruncate(self._descriptor, self._size)
-            os.fsync(self._descriptor)
-            publish(self._path, self._layout.blob(self._digest))
-            self._journal.discard()
-        self._counted = self._size
-
-    def _close(self, file: int) -> None:
-        self._journal.close()
-        os.close(file)
-
 
 class _FilesystemPartWriter(PartWriter):
-    """Gathers what is written to one stretch of a blob into blocks."""
+    """Gathers what is written to one stretch of a blob into blocks, so that a thread is asked for once per block."""
 
     def __init__(self, blob: FilesystemBlobWriter, start: int) -> None:
         self._blob = blob
@@ -385,20 +227,6 @@ class _FilesystemPartWriter(PartWriter):
             return
         chunks, length = self._gathered, self._length
         self._gathered, self._length = [], 0
-        if self._blob.is_present:
-            self._flushed += length
-            return
-        await self._blob.store(self._flushed, chunks)
+        if not self._blob.is_present:
+            await self._blob.store(self._flushed, chunks)
         self._flushed += length
-
-
-def _written(count: int, left: list[memoryview]) -> int:
-    """Take the first ``count`` bytes off ``left``."""
-    taken = count
-    while taken:
-        if len(left[0]) <= taken:
-            taken -= len(left.pop(0))
-        else:
-            left[0] = left[0][taken:]
-            taken = 0
-    return count

@@ -7,9 +7,10 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from dmr_adapters.model_store.blob_writer import BLOB_MODE, FilesystemBlobWriter, is_complete
+from dmr_adapters.model_store.blob_writer import FilesystemBlobWriter
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import DigestLocks
+from dmr_adapters.model_store.partial_file import BLOB_MODE, is_complete
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.domain.digest import Digest

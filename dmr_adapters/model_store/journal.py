@@ -32,11 +32,7 @@ class PartsJournal:
         self._path = path
         self._size = size
         self._file: int | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether parts are being recorded."""
-        return self._file is not None
+        self.is_there = False  # so that everything that is written has to be recorded
 
     def read(self) -> SpanSet | None:
         """What an earlier attempt recorded; ``None`` where there is no journal, empty where it is damaged."""
@@ -48,6 +44,7 @@ class PartsJournal:
             data = os.read(descriptor, _LENGTH + 1)
         finally:
             os.close(descriptor)
+        self.is_there = True
         return _decode(data, self._size)
 
     def write(self, spans: SpanSet) -> None:
@@ -59,6 +56,7 @@ class PartsJournal:
         if self._file is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o644)
+            self.is_there = True
         os.pwrite(self._file, _encode(spans, self._size), 0)
 
     def close(self) -> None:
@@ -70,6 +68,7 @@ class PartsJournal:
     def discard(self) -> None:
         """Stop recording and delete the journal."""
         self.close()
+        self.is_there = False
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 

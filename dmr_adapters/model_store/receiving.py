@@ -16,48 +16,33 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
+from dmr_adapters.model_store.partial_file import PartialFile
 from dmr_core.errors import DmrError
 from dmr_core.ports.registry import ByteSource
 
-__all__ = ["Receiver", "Target"]
+__all__ = ["Receiver"]
 
 _BLOCK: Final = 1024 * 1024
-_BLOCKS: Final = 6
+_BLOCKS: Final = 4
 _ALIGNMENT: Final = 4096  # of address, offset and length of a direct write: the largest sector there is
 _TELL_AFTER: Final = 8 * _BLOCK
 _TELL_EVERY: Final = 0.05
 
 
-class Target(Protocol):
-    """Where the bytes go. Called in threads."""
-
-    def record(self, start: int, end: int) -> None:
-        """These bytes are on the disk now."""
-
-    def before_gap(self, start: int) -> None:
-        """Bytes are about to be written from ``start`` on."""
-
-    def feed(self, block: memoryview) -> None:
-        """Hash the next bytes."""
-
-
 class Receiver:
-    """Receives ``count`` bytes to ``start`` of the file at ``path``, open as ``descriptor``.
+    """Receives bytes into ``file`` from ``start`` on.
 
-    ``in_order`` says that everything before ``start`` was hashed, so that the bytes can be as they come; they are
-    not read again then, and need no page cache. ``position`` is where the next byte goes.
+    ``feed`` hashes them as they come, which is possible where everything before was hashed; they are not read again
+    then, and need no page cache. ``position`` is where the next byte goes.
     """
 
-    def __init__(self, target: Target, descriptor: int, path: Path, start: int, *, in_order: bool) -> None:
+    def __init__(self, file: PartialFile, start: int, feed: Callable[[memoryview], None] | None) -> None:
         self.position = start
-        self._target = target
-        self._descriptor = descriptor
-        self._path = path
-        self._in_order = in_order
+        self._file = file
+        self._feed = feed
         self._direct: int | None = None
         self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._received: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
@@ -89,9 +74,9 @@ class Receiver:
         writing = threading.Thread(target=self._write_all, name="dmr-write")
         hashing = threading.Thread(target=self._hash_all, name="dmr-hash")
         try:
-            if self._in_order:
+            if self._feed is not None:
                 self._direct = self._open_direct()
-            self._target.before_gap(self.position)
+            self._file.before_gap(self.position)
             writing.start()
             hashing.start()
             self._receive_all(source, count, tally)
@@ -140,7 +125,7 @@ class Receiver:
                         self._write(view[:filled])
             except BaseException as exc:  # raised where the threads are joined
                 self._failure = exc
-            if self._in_order and self._failure is None:
+            if self._feed is not None and self._failure is None:
                 self._written.put(item)
             else:
                 self._free.put(block)
@@ -149,8 +134,9 @@ class Receiver:
     def _hash_all(self) -> None:
         while (item := self._written.get()) is not None:
             block, filled = item
-            with memoryview(block) as view:
-                self._target.feed(view[:filled])
+            if self._feed is not None:
+                with memoryview(block) as view:
+                    self._feed(view[:filled])
             self._free.put(block)
 
     def _write(self, view: memoryview) -> None:
@@ -160,7 +146,7 @@ class Receiver:
                 done += self._put(view[done:], start + done)
         finally:
             self.position = start + done
-            self._target.record(start, self.position)
+            self._file.record(start, self.position)
 
     def _put(self, view: memoryview, position: int) -> int:
         aligned = not (position % _ALIGNMENT or len(view) % _ALIGNMENT)
@@ -172,14 +158,14 @@ class Receiver:
                     raise
                 os.close(self._direct)  # this file system wants more than anybody should
                 self._direct = None
-        return os.pwrite(self._descriptor, view, position)
+        return os.pwrite(self._file.descriptor, view, position)
 
     def _open_direct(self) -> int | None:
         flags = getattr(os, "O_DIRECT", 0)
         if not flags:
             return None
         try:
-            return os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
+            return os.open(self._file.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
         except OSError:
             return None
 

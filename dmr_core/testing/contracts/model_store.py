@@ -6,32 +6,22 @@ Subclass :class:`ModelStoreContract` in a test module and override the ``store``
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
-import attrs
 import pytest
 
 from dmr_core.domain.artifact import (
-    ANNOTATION_FILEPATH,
-    CONFIG_V01,
-    Artifact,
-    Descriptor,
     LayerType,
-    Manifest,
-    ModelConfig,
 )
 from dmr_core.domain.digest import Digest
-from dmr_core.domain.encoding import encode_config, encode_manifest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
-from dmr_core.domain.spans import Span
 from dmr_core.errors import (
-    DigestMismatchError,
     MalformedArtifactError,
     ModelNotFoundError,
-    NotFoundError,
     PreconditionError,
 )
 from dmr_core.ports.model_store import ModelStore
+from dmr_core.testing.contracts.blob_writing import BlobWritingContract
+from dmr_core.testing.contracts.samples import build_artifact, content_of, layer_of, put_blob, put_model
 
 __all__ = ["ModelStoreContract", "build_artifact", "layer_of", "put_blob", "put_model"]
 
@@ -41,282 +31,12 @@ _POLICY = ReferencePolicy()
 _ONE, _TWO = parse_reference("one:v1", _POLICY), parse_reference("two", _POLICY)
 
 
-def layer_of(data: bytes, media_type: str = LayerType.GGUF, filepath: str | None = None) -> Descriptor:
-    """The descriptor of a layer that holds ``data``."""
-    annotations = {ANNOTATION_FILEPATH: filepath} if filepath is not None else {}
-    return Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), annotations=annotations)
-
-
-def build_artifact(
-    layers: Sequence[Descriptor], config: ModelConfig | None = None, media_type: str = CONFIG_V01
-) -> Artifact:
-    """An artifact of these layers, as dmr's own tools write it."""
-    config = config or ModelConfig(
-        format="gguf", context_size=4096, diff_ids=tuple(str(layer.digest) for layer in layers)
-    )
-    config_bytes = encode_config(config)
-    manifest = Manifest(config=layer_of(config_bytes, media_type), layers=tuple(layers))
-    return Artifact(
-        manifest=manifest,
-        manifest_bytes=encode_manifest(manifest),
-        config=config,
-        config_bytes=config_bytes,
-    )
-
-
-async def put_blob(store: ModelStore, data: bytes) -> None:
-    """Write a blob, or what is missing of it."""
-    async with store.write_blob(layer_of(data)) as writer:
-        await writer.write(data[writer.offset :])
-        await writer.commit()
-
-
-async def put_model(store: ModelStore, *blobs: bytes) -> Artifact:
-    """Write GGUF layers that hold ``blobs``, and the model they make."""
-    for data in blobs:
-        await put_blob(store, data)
-    artifact = build_artifact([layer_of(data) for data in blobs])
-    await store.add(artifact)
-    return artifact
-
-
-async def _content(store: ModelStore, digest: Digest, offset: int = 0) -> bytes:
-    return b"".join([chunk async for chunk in store.read_blob(digest, offset)])
-
-
-class ModelStoreContract:
+class ModelStoreContract(BlobWritingContract):
     """Behaviour promised by the port."""
 
     @pytest.fixture
     def store(self) -> ModelStore:
         raise NotImplementedError("override this fixture: an empty store")
-
-    # --- blobs --------------------------------------------------------------------------------------
-
-    async def test_a_committed_blob_reads_back(self, store: ModelStore) -> None:
-        await put_blob(store, _WEIGHTS)
-        digest = Digest.of(_WEIGHTS)
-        assert await store.has_blob(digest)
-        assert await _content(store, digest) == _WEIGHTS
-        assert await _content(store, digest, 100) == _WEIGHTS[100:]
-        assert await _content(store, digest, len(_WEIGHTS)) == b""
-
-    async def test_an_empty_blob_can_be_stored(self, store: ModelStore) -> None:
-        await put_blob(store, b"")
-        assert await store.has_blob(Digest.of(b""))
-        assert await _content(store, Digest.of(b"")) == b""
-
-    async def test_reading_an_unknown_blob_says_not_found(self, store: ModelStore) -> None:
-        with pytest.raises(NotFoundError):
-            await _content(store, Digest.of(b"nobody wrote this"))
-
-    async def test_nothing_is_visible_before_commit(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(_WEIGHTS)
-            assert not await store.has_blob(descriptor.digest)
-            await writer.commit()
-            assert await store.has_blob(descriptor.digest)
-
-    async def test_wrong_bytes_leave_nothing(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        wrong = bytes(len(_WEIGHTS))
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(wrong)
-            with pytest.raises(DigestMismatchError) as caught:
-                await writer.commit()
-        assert (str(descriptor.digest), str(Digest.of(wrong))) == (caught.value.expected, caught.value.actual)
-        assert not await store.has_blob(descriptor.digest)
-        async with store.write_blob(descriptor) as writer:
-            assert writer.offset == 0
-
-    async def test_too_few_bytes_leave_nothing(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(_WEIGHTS[:-1])
-            with pytest.raises(DigestMismatchError):
-                await writer.commit()
-        assert not await store.has_blob(descriptor.digest)
-
-    async def test_parts_may_come_in_any_order_and_at_once(self, store: ModelStore) -> None:
-        descriptor, third = layer_of(_WEIGHTS), len(_WEIGHTS) // 3
-        bounds = [(2 * third, len(_WEIGHTS)), (0, third), (third, 2 * third)]
-        async with store.write_blob(descriptor) as writer:
-
-            async def bring(start: int, end: int) -> None:
-                async with writer.part(start) as part:
-                    for position in range(start, end, 1000):
-                        assert part.position == position
-                        await part.write(_WEIGHTS[position : min(position + 1000, end)])
-
-            await asyncio.gather(*(bring(start, end) for start, end in bounds))
-            assert writer.missing == ()
-            assert not await store.has_blob(descriptor.digest)
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_every_part_of_an_interrupted_blob_is_there_afterwards(self, store: ModelStore) -> None:
-        descriptor, half = layer_of(_WEIGHTS), len(_WEIGHTS) // 2
-        async with store.write_blob(descriptor) as writer:
-            async with writer.part(half) as part:
-                await part.write(_WEIGHTS[half : half + 5000])
-            async with writer.part(0) as part:
-                await part.write(_WEIGHTS[:777])
-        async with store.write_blob(descriptor) as writer:
-            assert writer.resumed == 5777
-            assert writer.offset == 777
-            missing = writer.missing
-            assert missing == (Span(777, half), Span(half + 5000, len(_WEIGHTS)))
-            for span in reversed(missing):
-                async with writer.part(span.start) as part:
-                    await part.write(_WEIGHTS[span.start : span.end])
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_a_blob_with_a_gap_cannot_be_committed(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            async with writer.part(10) as part:
-                await part.write(_WEIGHTS[10:])
-            with pytest.raises(DigestMismatchError):
-                await writer.commit()
-            assert writer.missing == (Span(0, len(_WEIGHTS)),)
-        assert not await store.has_blob(descriptor.digest)
-
-    async def test_a_wrong_part_is_found_out_and_nothing_of_it_stays(self, store: ModelStore) -> None:
-        descriptor, half = layer_of(_WEIGHTS), len(_WEIGHTS) // 2
-        async with store.write_blob(descriptor) as writer, writer.part(half) as part:
-            await part.write(bytes(len(_WEIGHTS) - half))
-        async with store.write_blob(descriptor) as writer:
-            async with writer.part(0) as part:
-                await part.write(_WEIGHTS[:half])
-            with pytest.raises(DigestMismatchError):
-                await writer.commit()
-            assert writer.missing == (Span(0, len(_WEIGHTS)),)
-            await writer.write(_WEIGHTS)
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_a_part_cannot_go_beyond_the_end(self, store: ModelStore) -> None:
-        async with store.write_blob(layer_of(_WEIGHTS)) as writer:
-            with pytest.raises(DigestMismatchError):
-                async with writer.part(len(_WEIGHTS) - 1) as part:
-                    await part.write(b"xy")
-
-    async def test_a_lease_is_held_for_digests_that_are_not_here_too(self, store: ModelStore) -> None:
-        await put_blob(store, _WEIGHTS)
-        async with store.lease([Digest.of(_WEIGHTS), Digest.of(b"not here yet")]):
-            assert await store.has_blob(Digest.of(_WEIGHTS))
-
-    async def test_a_blob_that_is_here_needs_no_space(self, store: ModelStore) -> None:
-        await put_blob(store, _WEIGHTS)
-        await store.require_space([attrs.evolve(layer_of(_WEIGHTS), media_type=LayerType.MODEL_FILE)])
-
-    async def test_too_many_bytes_are_refused_at_once(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(_WEIGHTS)
-            with pytest.raises(DigestMismatchError):
-                await writer.write(b"!")
-        assert not await store.has_blob(descriptor.digest)
-
-    async def test_a_refused_writer_can_start_again(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(bytes(len(_WEIGHTS)))
-            with pytest.raises(DigestMismatchError):
-                await writer.commit()
-            assert writer.offset == 0
-            await writer.write(_WEIGHTS)
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_an_interrupted_write_resumes_where_it_stopped(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(_WEIGHTS[:1000])
-            assert writer.offset == 1000
-        assert not await store.has_blob(descriptor.digest)
-        async with store.write_blob(descriptor) as writer:
-            assert writer.offset == 1000
-            await writer.write(_WEIGHTS[1000:])
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_a_partial_with_all_bytes_only_needs_a_commit(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            assert writer.offset == descriptor.size
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_restart_forgets_what_was_here(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            await writer.write(bytes(1000))
-        async with store.write_blob(descriptor) as writer:
-            await writer.restart()
-            assert writer.offset == 0
-            await writer.write(_WEIGHTS)
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_a_cancelled_writer_keeps_its_partial(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        written = asyncio.Event()
-
-        async def stall() -> None:
-            async with store.write_blob(descriptor) as writer:
-                await writer.write(_WEIGHTS[:1000])
-                written.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(stall())
-        await written.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        async with store.write_blob(descriptor) as writer:
-            assert writer.offset == 1000
-
-    async def test_committing_a_blob_that_is_here_changes_nothing(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        await put_blob(store, _WEIGHTS)
-        async with store.write_blob(descriptor) as writer:
-            assert writer.offset == descriptor.size
-            await writer.commit()
-            await writer.commit()
-        async with store.write_blob(descriptor) as writer:
-            await writer.restart()
-            assert writer.offset == 0
-            await writer.write(bytes(descriptor.size))
-            await writer.commit()
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_writers_of_one_digest_take_turns(self, store: ModelStore) -> None:
-        descriptor = layer_of(_WEIGHTS)
-        offsets: list[int] = []
-
-        async def write() -> None:
-            async with store.write_blob(descriptor) as writer:
-                offsets.append(writer.offset)
-                for start in range(writer.offset, descriptor.size, 1000):
-                    await writer.write(_WEIGHTS[start : start + 1000])
-                    await asyncio.sleep(0)
-                await writer.commit()
-
-        await asyncio.gather(*(write() for _ in range(4)))
-        assert offsets == [0, *[descriptor.size] * 3]
-        assert await _content(store, descriptor.digest) == _WEIGHTS
-
-    async def test_writers_of_different_digests_do_not_wait_for_each_other(self, store: ModelStore) -> None:
-        async with store.write_blob(layer_of(_WEIGHTS)) as one, store.write_blob(layer_of(_LICENSE)) as other:
-            await one.write(_WEIGHTS)
-            await other.write(_LICENSE)
-            await other.commit()
-            await one.commit()
 
     # --- models -------------------------------------------------------------------------------------
 
@@ -335,7 +55,7 @@ class ModelStoreContract:
         assert len(_WEIGHTS) + len(artifact.config_bytes) + len(artifact.manifest_bytes) == model.size
         assert store.models() == (model,)
         assert store.by_id(artifact.id) == model
-        assert await _content(store, artifact.manifest.config.digest) == artifact.config_bytes
+        assert await content_of(store, artifact.manifest.config.digest) == artifact.config_bytes
         assert await store.read_manifest(artifact.id) == artifact.manifest_bytes
 
     async def test_a_model_without_one_of_its_layers_is_refused(self, store: ModelStore) -> None:
@@ -407,7 +127,7 @@ class ModelStoreContract:
         assert await store.has_blob(Digest.of(_WEIGHTS))
         assert not await store.has_blob(Digest.of(b"GGUF-one"))
         assert [model.id for model in store.models()] == [other.id]
-        assert await _content(store, Digest.of(_WEIGHTS)) == _WEIGHTS
+        assert await content_of(store, Digest.of(_WEIGHTS)) == _WEIGHTS
 
     async def test_every_change_of_the_index_changes_the_generation(self, store: ModelStore) -> None:
         seen = [store.generation]
