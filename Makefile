@@ -80,6 +80,22 @@ bench-cold: $(VENV)/.ready ## Request to first token with no engine running, aga
 .PHONY: bench-swap
 bench-swap: $(VENV)/.ready ## 200 queued requests for 3 models and 1 slot, against first come, first served
 	$(BIN)/python -m tests.bench.swap
+.PHONY: bench-pull
+bench-pull: $(VENV)/.ready ## 1 GiB from a registry against `skopeo copy`, a throttled one against one stream, and the daemon's memory
+	$(BIN)/python -m tests.bench.pull
+.PHONY: bench-push
+bench-push: $(VENV)/.ready ## 1 GiB to a registry against `skopeo copy`, and the same under a second name, which is a mount
+	$(BIN)/python -m tests.bench.push
+
+.PHONY: bench-store
+bench-store: $(VENV)/.ready ## Listing, chatting and tagging with 1,000 and 10,000 models in the store, against one
+	$(BIN)/python -m tests.bench.store
+
+FUZZ ?= 600
+.PHONY: fuzz
+fuzz: $(VENV)/.ready ## Fuzz every parser of hostile bytes, FUZZ=600 seconds each; FUZZ_TARGETS="gguf manifest" picks
+	for target in $(or $(FUZZ_TARGETS),$$($(BIN)/python -m tests.fuzz --list)); do \
+		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ) || exit 1; done
 
 .PHONY: test-scheduler
 test-scheduler: $(VENV)/.ready ## 10,000 schedules on the rules, then 200 of them with real engine processes

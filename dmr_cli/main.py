@@ -20,10 +20,12 @@ __all__ = ["ALIASES", "COMMANDS", "cli", "main", "program_name"]
 # name -> (where the command is, its line in the list of commands); in the order of that list.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("dmr_cli.client.commands.run:run", "Ask a model, or talk to it"),
+    "search": ("dmr_cli.client.commands.search:search", "Search Docker Hub and Hugging Face for models"),
     "pull": ("dmr_cli.client.commands.pull:pull", "Download a model"),
     "push": ("dmr_cli.client.commands.push:push", "Upload a model to its registry"),
     "list": ("dmr_cli.client.commands.list:list_models", "List the models in the store (alias: ls)"),
     "inspect": ("dmr_cli.client.commands.inspect:inspect", "Show everything about a model, as JSON"),
+    "show": ("dmr_cli.client.commands.show:show", "Show what a model is"),
     "tag": ("dmr_cli.client.commands.tag:tag", "Give a model another name"),
     "rm": ("dmr_cli.client.commands.rm:rm", "Remove models"),
     "package": ("dmr_cli.client.commands.package:package", "Make a model of files on disk"),
@@ -31,6 +33,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "unload": ("dmr_cli.client.commands.unload:unload", "Take models out of memory (alias: stop)"),
     "configure": ("dmr_cli.client.commands.configure:configure", "Change how a model is loaded (alias: config)"),
     "df": ("dmr_cli.client.commands.df:df", "Show how much disk the models take"),
+    "purge": ("dmr_cli.client.commands.purge:purge", "Remove every model"),
+    "system": ("dmr_cli.client.commands.system:system", "Look after the store: disk usage, cleaning up, checking"),
     "why": ("dmr_cli.client.commands.why:why", "Tell why a model is, or is not, in memory"),
     "logs": ("dmr_cli.client.commands.logs:logs", "Show what the service and its engines said lately"),
     "requests": ("dmr_cli.client.commands.requests:requests", "Show what models were asked lately, and answered"),

@@ -21,6 +21,8 @@ from dmr_adapters.http.api.logs import LogsApi
 from dmr_adapters.http.api.metrics import MetricsApi
 from dmr_adapters.http.api.models import ModelsApi
 from dmr_adapters.http.api.requests import RequestsApi
+from dmr_adapters.http.api.store import StoreApi
+from dmr_adapters.http.api.search import SearchApi
 from dmr_adapters.http.api.why import WhyApi
 from dmr_adapters.http.asgi import ClientGoneError, DrainGuard, OriginGuard, PathCleaner
 from dmr_adapters.http.background import BackgroundTasks
@@ -70,12 +72,14 @@ class HttpApp:
         models, engines = ModelsApi(self._services), EnginesApi(self._services, self._background)
         backends = BackendsApi(self._services)
         health = HealthApi(self._services)
+        store = StoreApi(self._services)
         routes = [
             Route("/", self._root, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/version", self._version, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/models", models.list),
             Route("/models/{name:path}", models.get),
             Route("/models/{name:path}", models.post, methods=["POST"]),
+            Route("/models/purge", store.purge, methods=["DELETE"]),
             Route("/models/{name:path}", models.delete, methods=["DELETE"]),
             Route("/engines/status", backends.status),
             Route("/engines/install-backend", backends.install, methods=["POST"]),
@@ -91,6 +95,10 @@ class HttpApp:
             Route("/engines/_configure", engines.reset, methods=["DELETE"]),
             Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
+            Route("/dmr/v1/store/prune", store.prune, methods=["POST"]),
+            Route("/dmr/v1/store/check", store.check, methods=["POST"]),
+            Route("/dmr/v1/store/usage", store.usage),
+            Route("/dmr/v1/search", SearchApi(self._services).search),
             Route("/dmr/v1/why", WhyApi(self._services).why),
             Route("/dmr/v1/explain", ExplainApi(self._services).explain),
             Route("/logs", LogsApi(self._services).logs),

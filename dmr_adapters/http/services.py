@@ -22,10 +22,13 @@ from dmr_core.services.explaining import ExplainingService
 from dmr_core.services.health import HealthService
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.loading import LoadingService
+from dmr_core.services.maintenance import MaintenanceService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
 from dmr_core.services.recording import Recorder
+from dmr_core.services.remote_models import RemoteModelService
 from dmr_core.services.scheduling.scheduler import Scheduler
+from dmr_core.services.searching import SearchService
 
 __all__ = ["Services"]
 
@@ -44,6 +47,9 @@ class Services:
     pulling: PullingService
     pushing: PushingService
     loading: LoadingService
+    maintenance: MaintenanceService
+    remote_models: RemoteModelService
+    searching: SearchService
     backends: BackendService
     scheduler: Scheduler
     inference: InferenceService

@@ -18,7 +18,7 @@ from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import held_lease, refuse_if_leased
 from dmr_adapters.model_store.lock import DigestLocks, StoreLock
-from dmr_adapters.model_store.snapshot import Snapshot, SnapshotReader, read_document
+from dmr_adapters.model_store.snapshot import SnapshotReader, read_document
 from dmr_adapters.model_store.startup import prepare, prepare_directories
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_adapters.model_store.usage import disk_usage
@@ -49,7 +49,7 @@ class FilesystemModelStore(ModelStore):
         self._ingest = BlobIngest(self._layout)
         self._index = IndexFile(self._layout)
         self._reader = SnapshotReader(self._layout)
-        self._snapshot = Snapshot()
+        self._snapshot = self._reader.latest
         self._generation = 0
         # Whoever reads the index shows what was read before another may: the newest state wins.
         self._showing = asyncio.Lock()
@@ -185,7 +185,7 @@ class FilesystemModelStore(ModelStore):
 
     def _show(self, index: Index) -> None:
         snapshot = self._reader.read(index)
-        if snapshot.models != self._snapshot.models:
+        if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._generation += 1
 

@@ -21,6 +21,7 @@ class IndexFile:
         self._layout = layout
         self._path = layout.index_document
         self._seen: _Stamp | None = None
+        self._index, self._data = Index(), b""  # what was read or written last
 
     def read_if_changed(self) -> Index | None:
         """The index, if it is another than the one last read or written; one ``stat`` when it is not.
@@ -35,7 +36,7 @@ class IndexFile:
         return None if stamp == self._seen else self.read()
 
     def read(self) -> Index:
-        """The index; a file that is not there is an empty one.
+        """The index, the very same one while the file says the same; a file that is not there is an empty one.
 
         Raises:
             PreconditionError: it is damaged.
@@ -47,17 +48,22 @@ class IndexFile:
         except FileNotFoundError:
             self._seen = None
             return Index()
+        if data == self._data and data:
+            return self._index
         try:
-            return Index.parse(data)
+            self._index, self._data = self._index.reparse(data), data
         except ValueError as exc:
             # Starting over would forget every model, so that is left to a person.
             raise PreconditionError(
                 f"the index {str(self._path)!r} is damaged ({exc}): restore it, or delete it to start with an empty one"
             ) from exc
+        return self._index
 
     def write(self, index: Index) -> None:
         """Replace the index, for good. The store's lock is held."""
-        self._seen = _stamp(write_durably(self._path, index.encode(), temporary=self._layout.temporary))
+        data = index.encode()
+        self._seen = _stamp(write_durably(self._path, data, temporary=self._layout.temporary))
+        self._index, self._data = index, data
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

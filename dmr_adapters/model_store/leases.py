@@ -144,6 +144,4 @@ def _read(path: Path, *, sweep: bool) -> Lease | None:
     finally:
         os.close(descriptor)
     holder = _HOLDER.search(data)
-    return Lease(
-        int(holder[1]) if holder else None, frozenset(Digest(found.decode()) for found in _LINE.findall(data))
-    )
+    return Lease(int(holder[1]) if holder else None, frozenset(Digest(found.decode()) for found in _LINE.findall(data)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from operator import is_
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,6 @@ import attrs
 from dmr_adapters.model_store.index import Index, IndexEntry
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.oci_json import MAX_DOCUMENT, decode_config, decode_manifest
-from dmr_core.domain.artifact import Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
 from dmr_core.errors import MalformedArtifactError, UnsupportedFormatError
@@ -40,59 +40,54 @@ class Snapshot:
         )
 
 
-@attrs.frozen
-class _Documents:
-    """What the disk says about a model; its digest pins it, so it is read once."""
-
-    manifest: Manifest
-    config: ModelConfig
-    manifest_size: int
-
-
 class SnapshotReader:
-    """Reads manifests and configs of the entries of an index, each once."""
+    """Reads manifests and configs of the entries of an index, each once: a digest pins them."""
 
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
-        self._known: dict[Digest, _Documents] = {}
+        self._index: Index | None = None  # what ``latest`` shows, when all of it could be read
+        self._latest = Snapshot()
         self._reported: set[Digest] = set()
 
+    @property
+    def latest(self) -> Snapshot:
+        """What was read last."""
+        return self._latest
+
     def read(self, index: Index) -> Snapshot:
-        """Every model of ``index`` that can be read.
+        """Every model of ``index`` that can be read; the very same snapshot while nothing changes.
 
         An entry whose manifest or config is missing or malformed is left out with one warning: it
         may be in the middle of a repair, and it must not take the others with it.
         """
+        if index is self._index:
+            return self._latest
         entries = tuple(index.entries())
-        known, self._known = self._known, {}
-        for entry in entries:
-            documents = known.get(entry.id) or self._load(entry.id)
-            if documents is not None:
-                self._known[entry.id] = documents
+        found = tuple(model for model in map(self._model, entries) if model is not None)
         self._reported.intersection_update(entry.id for entry in entries)
-        return Snapshot.of(tuple(self._model(entry) for entry in entries if entry.id in self._known))
+        before = self._latest.models
+        if len(found) != len(before) or not all(map(is_, found, before)):
+            self._latest = Snapshot.of(found)
+        self._index = index if len(found) == len(entries) else None
+        return self._latest
 
-    def _model(self, entry: IndexEntry) -> Model:
-        documents = self._known[entry.id]
-        return Model(
-            id=entry.id,
-            tags=entry.tags,
-            manifest=documents.manifest,
-            config=documents.config,
-            manifest_size=documents.manifest_size,
-        )
+    def _model(self, entry: IndexEntry) -> Model | None:
+        known = self._latest.by_id.get(entry.id)
+        if known is None:
+            return self._load(entry)
+        return known if known.tags == entry.tags else attrs.evolve(known, tags=entry.tags)
 
-    def _load(self, model_id: Digest) -> _Documents | None:
+    def _load(self, entry: IndexEntry) -> Model | None:
         try:
-            data = read_document(self._layout.manifest(model_id))
+            data = read_document(self._layout.manifest(entry.id))
             manifest = decode_manifest(data)
             config = decode_config(read_document(self._layout.blob(manifest.config.digest)))
         except (OSError, MalformedArtifactError, UnsupportedFormatError) as exc:
-            if model_id not in self._reported:
-                self._reported.add(model_id)
-                _log.warning("model %s is left out: %s", model_id.short, exc)
+            if entry.id not in self._reported:
+                self._reported.add(entry.id)
+                _log.warning("model %s is left out: %s", entry.id.short, exc)
             return None
-        return _Documents(manifest, config, len(data))
+        return Model(id=entry.id, tags=entry.tags, manifest=manifest, config=config, manifest_size=len(data))
 
 
 def read_document(path: Path) -> bytes:

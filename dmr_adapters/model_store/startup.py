@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from dmr_adapters.model_store.durability import disk_conditions, make_directories, write_durably
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.layout import LAYOUT_VERSION, StoreLayout
-from dmr_adapters.model_store.lock import try_flock
-from dmr_core.errors import PreconditionError, StoreUnwritableError
+from dmr_adapters.model_store.leases import leased_digests
+from dmr_adapters.model_store.maintenance.census import take_census
+from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned, delete_partial
+from dmr_adapters.model_store.version import check_version
+from dmr_core.errors import StoreUnwritableError
 
 __all__ = ["prepare", "prepare_directories"]
 
-_log: Final = logging.getLogger(__name__)
 _PARTIAL_LIFETIME: Final = 7 * 24 * 3600.0
-_VERSION: Final = re.compile(r"(\d{1,9})\.")
-_MAJOR: Final = int(LAYOUT_VERSION.partition(".")[0])
 
 
 def prepare_directories(layout: StoreLayout) -> None:
@@ -34,7 +31,7 @@ def prepare_directories(layout: StoreLayout) -> None:
         StoreUnwritableError: the directory cannot be made or written; the message says what to do.
         PreconditionError: a newer version wrote this store.
     """
-    _check_version(layout)
+    check_version(layout)
     with disk_conditions(layout.root):
         for directory in (layout.ingest, layout.temporary, layout.blobs, layout.manifests):
             make_directories(directory)
@@ -54,65 +51,28 @@ def prepare(layout: StoreLayout) -> None:
             )
         if not layout.index_document.exists():
             _write(layout, layout.index_document, Index().encode())
-    _sweep_temporary(layout.temporary)
-    _sweep_partials(layout.ingest)
+    _sweep(layout)
 
 
 def _write(layout: StoreLayout, document: Path, data: bytes) -> None:
     write_durably(document, data, temporary=layout.temporary)
 
 
-def _check_version(layout: StoreLayout) -> None:
-    try:
-        document: Any = orjson.loads(layout.layout_document.read_bytes())
-    except FileNotFoundError:
-        return
-    except (OSError, orjson.JSONDecodeError) as exc:
-        # Nothing but this check reads it, neither here nor in the reference.
-        _log.warning("ignoring %s: %s", layout.layout_document, exc)
-        return
-    version = document.get("version") if isinstance(document, dict) else None
-    found = _VERSION.match(version) if isinstance(version, str) else None
-    if found and int(found[1]) > _MAJOR:
-        raise PreconditionError(
-            f"the model store at {str(layout.root)!r} has layout {version}, and this dmr knows {LAYOUT_VERSION}:"
-            " upgrade dmr, or set MODELS_PATH to another directory"
-        )
+def _sweep(layout: StoreLayout) -> None:
+    """Delete what nobody is making any more, and partial blobs that nobody came back for.
 
-
-def _sweep_temporary(directory: Path) -> None:
-    """Delete what nobody is making any more, at once: its hard links keep deleted blobs on the disk."""
-    for entry in _entries(directory):
-        _delete_abandoned(entry)
-
-
-def _sweep_partials(directory: Path) -> None:
-    """Delete partial blobs that nobody came back for."""
-    horizon = time.time() - _PARTIAL_LIFETIME
-    for entry in _entries(directory):
+    Temporary files go at once: their hard links keep deleted blobs on the disk.
+    """
+    census, leased, horizon = take_census(layout), leased_digests(layout, sweep=True), time.time() - _PARTIAL_LIFETIME
+    for found in census.temporary:
         with suppress(OSError):
-            if entry.stat(follow_symlinks=False).st_mtime < horizon:
-                _delete_abandoned(entry)
-
-
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def _delete_abandoned(entry: os.DirEntry[str]) -> None:
-    """Delete a leftover, unless somebody has it locked: makers of partials and bundles lock what they make."""
-    with suppress(OSError):
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            if not try_flock(descriptor):
-                return
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                os.unlink(entry)  # noqa: PTH108 - a directory entry is not a Path
-        finally:
-            os.close(descriptor)
+            delete_abandoned(found.path)
+    for digest in (census.partials.keys() | census.journals.keys()) - leased:
+        parts = [found for found in (census.partials.get(digest), census.journals.get(digest)) if found]
+        if all(found.status.st_mtime < horizon for found in parts):
+            with suppress(OSError):
+                delete_partial(layout.partial(digest), layout.journal(digest))
+    for digest in census.reference_partials.keys() - leased:
+        if census.reference_partials[digest].status.st_mtime < horizon:
+            with suppress(OSError):
+                delete_partial(layout.reference_partial(digest))

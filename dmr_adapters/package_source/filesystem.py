@@ -12,11 +12,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
+from dmr_adapters.package_source.by_name import by_name
+from dmr_adapters.package_source.dduf import dduf_metadata
 from dmr_adapters.package_source.gguf_metadata import gguf_metadata
 from dmr_adapters.package_source.safetensors import safetensors_metadata
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.digest import Digest
-from dmr_core.domain.files import Shard
+from dmr_core.domain.files import Shard, weights_format
 from dmr_core.domain.paths import RelativePath
 from dmr_core.errors import InvalidRequestError
 from dmr_core.ports.package_source import PackageSource, SourceFile, WeightsMetadata
@@ -52,12 +54,15 @@ class FilesystemPackageSource(PackageSource):
             abandoned.set()
 
     async def metadata(self, files: Sequence[SourceFile], fmt: Format) -> WeightsMetadata:
-        paths = [file.path for file in files]
-        if fmt is Format.GGUF:
-            return await asyncio.to_thread(gguf_metadata, paths)
-        if fmt is Format.SAFETENSORS:
-            return await asyncio.to_thread(safetensors_metadata, paths)
-        return WeightsMetadata()  # a DDUF is an archive of whole models: it has no header of its own
+        return await asyncio.to_thread(_metadata, files, fmt)
+
+
+def _metadata(files: Sequence[SourceFile], fmt: Format) -> WeightsMetadata:
+    with by_name(files) as paths:
+        weights = [path for path in paths if weights_format(path.name) is fmt]
+        if fmt is Format.DDUF:
+            return dduf_metadata(weights[0])
+        return gguf_metadata(weights) if fmt is Format.GGUF else safetensors_metadata(weights)
 
 
 def _walk(directory: Path) -> tuple[RelativePath, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from dmr_core.domain.naming import DEFAULT_ORGANIZATION, DEFAULT_REGISTRY, display_name
+from dmr_core.domain.naming import DEFAULT_ORGANIZATION, DEFAULT_REGISTRY, DEFAULT_TAG, display_name, tag_at
 
 __all__ = ["display", "matches", "short_id", "split_tag"]
 
 _ALIASES: Final = {"index.docker.io": DEFAULT_REGISTRY, "hf.co": "huggingface.co"}
+_HUB: Final = ("hf.co/", "huggingface.co/")
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -35,6 +36,9 @@ def matches(typed: str, model_id: str, tag: str) -> bool:
     A name without a tag means every tag of that repository; an ID means the whole model.
     """
     name, _, digest = typed.strip().partition("@")
+    if digest and not digest.startswith("sha256:") and name.lower().startswith(_HUB):
+        repository, wanted = split_tag(name)
+        name, digest = f"{repository}:{tag_at(wanted or DEFAULT_TAG, digest)}", ""
     bare_id = model_id.removeprefix("sha256:")
     if digest:
         return digest.removeprefix("sha256:") == bare_id and _qualified(name)[0] == _qualified(tag)[0]

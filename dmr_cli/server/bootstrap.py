@@ -7,7 +7,7 @@ import logging
 import platform
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -21,6 +21,7 @@ from dmr_adapters.config_store.file import FileConfigStore
 from dmr_adapters.http.app import HttpApp
 from dmr_adapters.http.server import bind, serve
 from dmr_adapters.http.services import Services
+from dmr_adapters.hugging_face.lazy import LazyHuggingFaceHub
 from dmr_adapters.logs.book import LogBook
 from dmr_adapters.logs.handler import recording
 from dmr_adapters.memory.ledger import FileFootprintLedger
@@ -28,15 +29,17 @@ from dmr_adapters.memory.probe import MachineMemoryProbe
 from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_adapters.model_store.readiness import store_problem
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
+from dmr_adapters.registry.lazy import LazyOciRegistry
+from dmr_adapters.search.opening import open_hubs
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.demo import DemoModelSource
 from dmr_core.domain.gpu import Detection
-from dmr_core.domain.reference import Reference
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
@@ -45,32 +48,39 @@ from dmr_core.ports.clock import Clock
 from dmr_core.ports.config_store import ConfigStore
 from dmr_core.ports.memory import FootprintLedger, MemoryProbe
 from dmr_core.ports.metrics import Metrics
+from dmr_core.ports.model_hub import ModelHub
 from dmr_core.ports.model_store import ModelStore
+from dmr_core.ports.store_maintenance import StoreMaintenance
 from dmr_core.ports.package_source import PackageSource
 from dmr_core.ports.process import ProcessSupervisor
-from dmr_core.ports.registry import Credentials, Registry, RegistrySession
+from dmr_core.ports.registry import Registry
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
 from dmr_core.services.diagnosing import DiagnosingService
 from dmr_core.services.explaining import ExplainingService
+from dmr_core.services.fetching import FetchingService
 from dmr_core.services.health import Check, HealthService, backend_check
+from dmr_core.services.hugging_face import HuggingFaceSource
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.launching import LaunchingService
 from dmr_core.services.loading import LoadingService
+from dmr_core.services.maintenance import MaintenanceService, UnmaintainedStore
 from dmr_core.services.memory import MemoryService
 from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
 from dmr_core.services.recording import Recorder
+from dmr_core.services.remote_models import RemoteModelService
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.scheduling.state import Limits
+from dmr_core.services.searching import OpenSources, SearchService
 
 if TYPE_CHECKING:
-    from dmr_adapters.registry.oci import OciRegistry
+    from ssl import SSLContext
 
-__all__ = ["Overrides", "Service", "Services", "bind", "build_packaging", "open_service", "serve"]
+__all__ = ["Overrides", "Service", "Services", "bind", "build_maintenance", "build_packaging", "open_search", "open_service", "serve"]
 
 _log: Final = logging.getLogger("dmr")
 _DETECTION_TIMEOUT: Final = 5.0
@@ -81,7 +91,9 @@ class Overrides:
     """Ports to use instead of the real ones; what tests and embedders put in."""
 
     store: ModelStore | None = None
+    maintenance: StoreMaintenance | None = None
     registry: Registry | None = None
+    hub: ModelHub | None = None
     transport: Transport | None = None
     processes: ProcessSupervisor | None = None
     package_source: PackageSource | None = None
@@ -90,6 +102,7 @@ class Overrides:
     memory: MemoryProbe | None = None
     footprints: FootprintLedger | None = None
     configs: ConfigStore | None = None
+    open_hubs: OpenSources | None = None
     entry_points: Iterable[EntryPoint] | None = None
     backends: tuple[BackendSpec, ...] = ()
 
@@ -120,7 +133,8 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         transport = use.transport or StreamTransport()
         stack.push_async_callback(transport.aclose)
         registry = use.registry or _registry(settings, clock, stack)
-        packaging = PackagingService(use.package_source or FilesystemPackageSource())
+        package_source = use.package_source or FilesystemPackageSource()
+        packaging = PackagingService(package_source)
 
         plugins = PluginRegistry.discover(
             installed_entry_points() if use.entry_points is None else use.entry_points, settings.disabled_plugins
@@ -165,19 +179,25 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         )
         configuration = await ConfigurationService.open(configs) if configs else ConfigurationService()
         inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory, configuration)
-        catalog.protect(inference.in_use)
+        catalog.protect(inference.in_use, inference.release_model)
         backends.protect(inference.release_backend)
         demo = DemoModelSource(store, packaging, settings.references.default_registry)
+        fetching = FetchingService(store=store, clock=clock)
+        hub = use.hub or _hub(settings, clock, stack)
+        hugging_face = HuggingFaceSource(store=store, hub=hub, files=package_source, fetching=fetching, clock=clock)
         pulling = PullingService(
             store=store,
             registry=registry,
             policy=settings.references,
             clock=clock,
-            sources=(demo, *sources),
+            fetching=fetching,
+            sources=(demo, *sources, hugging_face),
             max_pulls=settings.max_pulls,
             metrics=metrics,
         )
         stack.push_async_callback(pulling.aclose)
+        pushing = PushingService(store=store, registry=registry, catalog=catalog, clock=clock)
+        stack.push_async_callback(pushing.aclose)
         health = HealthService(_checks(settings, scheduler, backends, check_store=use.store is None))
         stack.push_async_callback(health.aclose)
         services = Services(
@@ -189,8 +209,10 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             metrics=metrics,
             catalog=catalog,
             pulling=pulling,
-            pushing=PushingService(store=store, registry=registry, catalog=catalog, clock=clock),
+            pushing=pushing,
             loading=LoadingService(store, decode_manifest=decode_manifest, decode_config=decode_config),
+            remote_models=RemoteModelService(open_session=pulling.remote, hub=hub, policy=settings.references),
+            searching=SearchService(use.open_hubs) if use.open_hubs else _searching(settings, registry),
             backends=backends,
             scheduler=scheduler,
             inference=inference,
@@ -208,6 +230,13 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
                 keep_alive=settings.keep_alive,
                 keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip("\"' ")),
             ),
+            maintenance=MaintenanceService(
+                store=store,
+                maintenance=use.maintenance
+                or (UnmaintainedStore() if use.store else build_maintenance(settings.models_path)),
+                scheduler=scheduler,
+                inference=inference,
+            ),
             health=health,
             metrics_page=MetricsPage(
                 metrics=metrics,
@@ -224,6 +253,31 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         app = HttpApp(services)
         stack.push_async_callback(app.aclose)
         yield Service(app, services)
+
+
+@asynccontextmanager
+async def open_search(settings: Settings) -> AsyncIterator[SearchService]:
+    """What ``dmr search`` needs, which works without a service."""
+    async with AsyncExitStack() as stack:
+        yield _searching(settings, _registry(settings, SystemClock(), stack))
+
+
+def _searching(settings: Settings, registry: Registry) -> SearchService:
+    return SearchService(
+        partial(
+            open_hubs,
+            registry=registry,
+            policy=settings.references,
+            docker_hub=settings.docker_hub,
+            hugging_face=settings.hub_endpoint,
+            tls=_tls(settings),
+        )
+    )
+
+
+def build_maintenance(models_path: Path) -> StoreMaintenance:
+    """What looks after the store at ``models_path``; works beside services, and without one."""
+    return FilesystemStoreMaintenance(models_path)
 
 
 def build_packaging() -> PackagingService:
@@ -260,51 +314,26 @@ async def _processes(settings: Settings, stack: AsyncExitStack) -> ProcessSuperv
 
 
 def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Registry:
-    registry = _LazyRegistry(settings, clock)
+    registry = LazyOciRegistry(settings, clock, _tls(settings))
     stack.push_async_callback(registry.aclose)
     return registry
 
 
-class _LazyRegistry(Registry):
-    """The registry adapter, made for the first pull or push.
+def _tls(settings: Settings) -> SSLContext | None:
+    """Whom to trust beside the system's authorities; checked at the start, and imported only where it is set."""
+    if settings.ca_cert is None:
+        return None
+    from dmr_adapters.registry.trust import trusting  # noqa: PLC0415 - see above
 
-    The HTTP client it imports takes longer than the rest of the adapters together, and a service
-    that has its models never needs it.
-    """
+    return trusting(settings.ca_cert)
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._registry: OciRegistry | None = None
 
-    def session(
-        self, reference: Reference, *, push: bool = False, credentials: Credentials | None = None
-    ) -> AbstractAsyncContextManager[RegistrySession]:
-        """See :class:`Registry`."""
-        if self._registry is None:
-            self._registry = self._make()
-        return self._registry.session(reference, push=push, credentials=credentials)
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        if self._registry is not None:
-            await self._registry.aclose()
-
-    def _make(self) -> OciRegistry:
-        from dmr_adapters.registry.credentials import CredentialStore  # noqa: PLC0415 - see the class
-        from dmr_adapters.registry.endpoint import EndpointPolicy  # noqa: PLC0415
-        from dmr_adapters.registry.oci import OciRegistry  # noqa: PLC0415
-
-        settings = self._settings
-        return OciRegistry(
-            decode_manifest=decode_manifest,
-            decode_config=decode_config,
-            clock=self._clock,
-            endpoints=EndpointPolicy(
-                insecure=settings.insecure_registries, everything_insecure=settings.all_registries_insecure
-            ),
-            credentials=CredentialStore(environment=settings.environment, directory=settings.docker_config),
-        )
+def _hub(settings: Settings, clock: Clock, stack: AsyncExitStack) -> ModelHub:
+    hub = LazyHuggingFaceHub(
+        clock=clock, endpoint=settings.hub_endpoint, environment=settings.environment, tls=_tls(settings)
+    )
+    stack.push_async_callback(hub.aclose)
+    return hub
 
 
 async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:

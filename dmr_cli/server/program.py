@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -77,6 +78,8 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with open_service(settings) as service:
+            # What lives as long as the service, modules and thousands of models, is not walked by every full collection.
+            gc.freeze()
             _log.info("listening on %s, models in %s", settings.listen, settings.models_path)
             winding_down = asyncio.ensure_future(_wind_down(stop, service.services))
             try:
@@ -99,7 +102,7 @@ async def _wind_down(stop: asyncio.Event, services: Services) -> None:
     scheduler = services.scheduler
     if services.recorder is not None:
         services.recorder.close()
-    await asyncio.gather(services.pulling.aclose(), services.backends.aclose())
+    await asyncio.gather(services.pulling.aclose(), services.pushing.aclose(), services.backends.aclose())
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FINISH
     while loop.time() < deadline and any(view.leases for view in scheduler.runners()):  # noqa: ASYNC110 - see below

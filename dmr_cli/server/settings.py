@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
@@ -48,6 +49,9 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         all_registries_insecure=reader.text("INSECURE_REGISTRY") == "true",
         registry_mirrors=reader.list("MODEL_RUNNER_REGISTRY_MIRRORS"),
         docker_config=reader.path("DOCKER_CONFIG") or reader.home(".docker"),
+        hub_endpoint=reader.take("HF_ENDPOINT", _web_address, "https://huggingface.co"),
+        docker_hub=reader.take("DMR_DOCKER_HUB_URL", _web_address, "https://hub.docker.com"),
+        ca_cert=reader.path("DMR_CA_CERT"),
         allowed_origins=reader.list("DMR_ORIGINS"),
         allow_unauthenticated=reader.flag("DMR_ALLOW_UNAUTHENTICATED", default=False),
         log_level=_log_level(reader),
@@ -164,6 +168,14 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError("expected a number of at least 1")
     return int(text)
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in text:
+        raise ValueError("expected an address such as https://hub.example.com")
+    _ = parts.port  # raises where it is no number
+    return text.rstrip("/")
 
 
 def _seconds_or_never(text: str) -> float:

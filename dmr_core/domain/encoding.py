@@ -158,4 +158,4 @@ def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
 
 
 def _sorted(mapping: Mapping[str, str]) -> dict[str, str]:
-    return dict(sorted(mapping.items(), key=lambda item: item[0].encode("utf-8", "surrogatepass")))
+    return dict(sorted(mapping.items()))  # by code point, which is the order of the bytes in UTF-8

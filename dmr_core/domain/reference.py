@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from dmr_core.domain.digest import Digest
+from dmr_core.domain.hub_reference import is_hub_name, revision_tag, without_scheme
 from dmr_core.domain.naming import DEFAULT_ORGANIZATION, DEFAULT_REGISTRY, DEFAULT_TAG, display_name
 from dmr_core.errors import InvalidReferenceError, InvalidRequestError
 
@@ -24,7 +25,7 @@ _ALIASES: Final = {"index.docker.io": DEFAULT_REGISTRY, "hf.co": HUGGING_FACE}
 
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 # A Hub name may end in a hyphen or mix separators; OCI's grammar would refuse it.
-_HUB_COMPONENT: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*)")
+_HUB_COMPONENT: Final = re.compile(r"[a-z0-9_](?:[a-z0-9._-]*)")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DOMAIN_LABEL: Final = r"(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9])"
 _REGISTRY: Final = re.compile(rf"(?:{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*|\[[0-9a-f:]+\])(?::[0-9]{{1,5}})?")
@@ -44,12 +45,16 @@ class ReferencePolicy:
 
 @attrs.frozen(repr=False)
 class Reference:
-    """A fully qualified reference. ``tag`` is never empty; ``digest`` wins over it where both are given."""
+    """A fully qualified reference. ``tag`` is never empty; ``digest`` wins over it where both are given.
+
+    ``spelled`` is the repository as it was typed, for hubs that tell cases apart; it does not count in comparisons.
+    """
 
     registry: str
     repository: str
     tag: str = DEFAULT_TAG
     digest: Digest | None = None
+    spelled: str = attrs.field(default="", eq=False)
 
     @property
     def name(self) -> str:
@@ -104,21 +109,32 @@ def parse_reference(text: str, policy: ReferencePolicy) -> Reference:
     """Parse what a person or a client typed.
 
     The name is lower-cased, the tag is not. ``hf.co`` means ``huggingface.co`` and
-    ``index.docker.io`` means ``docker.io``, in any case.
+    ``index.docker.io`` means ``docker.io``, in any case. Of Hugging Face alone a revision may follow:
+    ``hf.co/org/repo:Q4_K_M@v1.0``, which becomes part of the tag.
 
     Raises:
         InvalidReferenceError: says which part breaks which rule.
     """
-    stripped = text.strip()
+    stripped = without_scheme(text.strip())
     if not stripped:
         raise InvalidReferenceError(text, "it is empty")
     if len(stripped) > _MAX_TEXT:
         raise InvalidReferenceError(stripped[:100] + "...", f"it is longer than {_MAX_TEXT} characters")
-    remainder, digest = _split_digest(stripped)
+    remainder, revision = _split_revision(stripped)
+    remainder, digest = _split_digest(remainder)
     name, tag = _split_tag(remainder, stripped)
     registry, repository = _split_registry(name.lower(), policy)
     _check_repository(repository, registry, stripped)
-    return Reference(registry, repository, tag, digest)
+    if revision is not None:
+        tag = revision_tag(stripped, tag, revision)
+    spelled = name[-len(repository) :] if name.lower().endswith(repository) else repository
+    return Reference(registry, repository, tag, digest, spelled)
+
+
+def _split_revision(text: str) -> tuple[str, str | None]:
+    """What follows ``@`` in the name of a model of Hugging Face, unless it is a digest."""
+    name, at, revision = text.partition("@")
+    return (name, revision) if at and is_hub_name(name) and not revision.startswith("sha256:") else (text, None)
 
 
 def _split_digest(text: str) -> tuple[str, Digest | None]:

@@ -55,6 +55,9 @@ class Settings:
     all_registries_insecure: bool = False
     registry_mirrors: tuple[str, ...] = ()
     docker_config: Path | None = None
+    hub_endpoint: str = "https://huggingface.co"
+    docker_hub: str = "https://hub.docker.com"
+    ca_cert: Path | None = None
     allowed_origins: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
     log_level: str = "info"

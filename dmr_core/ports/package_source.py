@@ -69,7 +69,9 @@ class PackageSource(Protocol):
 
     @abstractmethod
     async def metadata(self, files: Sequence[SourceFile], fmt: Format) -> WeightsMetadata:
-        """What the headers of these weight files say.
+        """What the headers of these weight files say, each taken under its ``name``.
+
+        The ``config.json`` of a safetensors model may be among ``files``.
 
         Raises:
             MalformedArtifactError: a header breaks its format; says which file and where.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
 
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
-from dmr_core.domain.reference import Reference, ReferencePolicy, parse_model_id, parse_reference
+from dmr_core.domain.reference import ModelId, Reference, ReferencePolicy, parse_model_id, parse_reference
 from dmr_core.errors import ConflictError, InvalidReferenceError, ModelInUseError, ModelNotFoundError
 from dmr_core.ports.model_store import ModelStore
 
@@ -33,7 +33,9 @@ class CatalogService:
         self._store = store
         self._policy = policy
         self._in_use: Callable[[Digest], bool] = lambda _id: False
+        self._release: Callable[[Digest], Awaitable[None]] | None = None
         self._found: dict[str, Model] = {}
+        self._by_short: dict[str, Model] | None = None
         self._found_at = -1
 
     @property
@@ -41,9 +43,12 @@ class CatalogService:
         """The defaults references are read with."""
         return self._policy
 
-    def protect(self, in_use: Callable[[Digest], bool]) -> None:
-        """Refuse to remove models that ``in_use`` says are being used."""
+    def protect(
+        self, in_use: Callable[[Digest], bool], release: Callable[[Digest], Awaitable[None]] | None = None
+    ) -> None:
+        """Refuse to remove models that ``in_use`` says are being used; ``release`` unloads one that is idle."""
         self._in_use = in_use
+        self._release = release
 
     def list(self) -> tuple[Model, ...]:
         """Every model, in the order of the index."""
@@ -60,6 +65,7 @@ class CatalogService:
         """
         if self._found_at != self._store.generation:
             self._found.clear()
+            self._by_short = None
             self._found_at = self._store.generation
         model = self._found.get(text)
         if model is None:
@@ -99,7 +105,7 @@ class CatalogService:
         Raises:
             ModelNotFoundError: nothing answers to ``text``.
             ConflictError: an ID with several tags, without ``force``.
-            ModelInUseError: a runner is busy with the model.
+            ModelInUseError: a runner is busy with the model, or another process uses it.
         """
         model = await self.find_fresh(text)
         tag = self._as_tag(text, model)
@@ -112,15 +118,17 @@ class CatalogService:
             )
         if self._in_use(model.id):
             raise ModelInUseError(f"model {text!r} is being used by a running request; unload it first")
+        if self._release is not None:
+            await self._release(model.id)  # an engine that is ready holds a lease
         await self._store.remove(model.id)
         return Removal(model.tags, model.id)
 
     def _look_up(self, text: str) -> Model:
         model_id = parse_model_id(text)
         if model_id is not None:
-            for model in self._store.models():
-                if model_id.matches(model.id):
-                    return model
+            known = self._with_id(model_id)
+            if known is not None:
+                return known
             if len(model_id.prefix) == 64:
                 raise ModelNotFoundError(text)
         reference = parse_reference(text, self._policy)
@@ -128,6 +136,14 @@ class CatalogService:
         if found is None:
             raise ModelNotFoundError(text)
         return found
+
+    def _with_id(self, model_id: ModelId) -> Model | None:
+        if len(model_id.prefix) == 64:
+            return self._store.by_id(Digest(model_id.prefix))
+        if self._by_short is None:
+            # The first of the index wins, should two ever begin alike.
+            self._by_short = {model.id.short: model for model in reversed(self._store.models())}
+        return self._by_short.get(model_id.prefix)
 
     def _as_tag(self, text: str, model: Model) -> str | None:
         """The tag of ``model`` that ``text`` is, or ``None`` when it names the model by its digest."""

@@ -11,7 +11,15 @@ import attrs
 
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.model import Bundle, Model
-from dmr_core.errors import DeadlineError, EngineExitedError, EngineStartTimeoutError, ModelNotFoundError
+from dmr_core.errors import (
+    DeadlineError,
+    EngineExitedError,
+    EngineStartTimeoutError,
+    ModelNotFoundError,
+    StorageFullError,
+    StoreUnwritableError,
+    UnavailableError,
+)
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import LaunchRequest, RunningEngine
 from dmr_core.ports.model_store import ModelStore
@@ -57,22 +65,25 @@ class LaunchingService:
             DmrError: why not; ``EngineExitedError`` has the end of the engine's output, and the cause if it is known.
         """
         backend = self.backends.get(key.backend)
-        request = await self.request(key, launch.alias, launch.config)
-        started = await self._start(backend, request)
-        engine = WatchedEngine(
-            engine=started,
-            kind=backend.engine,
-            backend=backend.name,
-            transport=self.transport,
-            clock=self.clock,
-            interval=self.health_interval,
-        )
-        try:
-            await self._ready(engine)
-        except BaseException:
-            # Cancellation included: the engine is ours until it has been handed over.
-            await self._take_down(engine)
-            raise
+        async with contextlib.AsyncExitStack() as kept:
+            await self._keep(key, launch.alias, kept)
+            request = await self.request(key, launch.alias, launch.config)
+            started = await self._start(backend, request)
+            engine = WatchedEngine(
+                engine=started,
+                kind=backend.engine,
+                backend=backend.name,
+                transport=self.transport,
+                clock=self.clock,
+                interval=self.health_interval,
+            )
+            try:
+                await self._ready(engine)
+            except BaseException:
+                # Cancellation included: the engine is ours until it has been handed over.
+                await self._take_down(engine)
+                raise
+            engine.kept = kept.pop_all()
         return engine.watch()
 
     async def request(self, key: RunnerKey, alias: str, config: EngineConfig) -> LaunchRequest:
@@ -95,6 +106,15 @@ class LaunchingService:
             draft=await self._draft(key),
             packaged=frozenset() if merged is config else frozenset({"context-size"}),
         )
+
+    async def _keep(self, key: RunnerKey, alias: str, kept: contextlib.AsyncExitStack) -> None:
+        """Have the files of the models stay for as long as the engine runs."""
+        ids = [model_id for model_id in (key.model_id, key.draft_id) if model_id is not None]
+        try:
+            await kept.enter_async_context(self.store.lease(ids))
+        except (StorageFullError, StoreUnwritableError, UnavailableError) as exc:
+            # A full disk is no reason not to answer; what is open stays readable, whoever deletes it.
+            _log.warning("%s is not protected from being removed by other processes: %s", alias, exc.message)
 
     async def _start(self, backend: Backend, request: LaunchRequest) -> RunningEngine:
         try:

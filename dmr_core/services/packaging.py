@@ -197,18 +197,22 @@ class PackagingService:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _metadata(self, weights: Sequence[SourceFile], fmt: Format, *, allow_malformed: bool) -> WeightsMetadata:
-        if fmt is Format.DDUF:
-            first = weights[0]
-            layout = {"layout": "dduf", "dduf_file": first.name.name}
-            return WeightsMetadata(architecture="diffusers", size=safetensors_size(first.size), raw=layout)
         try:
-            return await self._source.metadata(weights, fmt)
+            found = await self._source.metadata(weights, fmt)
         except MalformedArtifactError as exc:
-            if allow_malformed:
-                return WeightsMetadata()
-            raise MalformedArtifactError(
-                f"{exc.message}; nothing was packaged: download or copy the file again"
-            ) from exc
+            if not allow_malformed:
+                raise MalformedArtifactError(
+                    f"{exc.message}; nothing was packaged: download or copy the file again"
+                ) from exc
+            found = WeightsMetadata()
+        return _of_dduf(weights[0], found) if fmt is Format.DDUF else found
+
+
+def _of_dduf(file: SourceFile, found: WeightsMetadata) -> WeightsMetadata:
+    """What a config says of a DDUF, which as an archive of whole models has no numbers of its own."""
+    pipeline = {"pipeline": found.raw["pipeline"]} if "pipeline" in found.raw else {}
+    layout = {"layout": "dduf", "dduf_file": file.name.name, **pipeline}
+    return WeightsMetadata(architecture="diffusers", size=safetensors_size(file.size), raw=layout)
 
 
 def _check_options(request: PackageRequest) -> None:

@@ -40,7 +40,7 @@ class FetchLimits:
     attempts: int = 5
     first_wait: float = 0.25
     longest_wait: float = 8.0
-    fast: float = 300.0 * _MIB
+    fast: float = 200.0 * _MIB
     window: float = 0.2
     gain: float = 1.25
     rest: float = 5.0

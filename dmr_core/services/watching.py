@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Final, Self, TypeVar
 
 import attrs
 
 from dmr_core.domain.diagnosis import explain_end
 from dmr_core.domain.memory import Footprint
-from dmr_core.errors import DmrError, EngineExitedError, EngineUnresponsiveError, UpstreamError
+from dmr_core.errors import DeadlineError, DmrError, EngineExitedError, EngineUnresponsiveError, UpstreamError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import Engine, RunningEngine
 from dmr_core.ports.transport import Endpoint, Transport, UpstreamRequest
@@ -83,6 +84,8 @@ class WatchedEngine(RunningEngine):
     transport: Transport
     clock: Clock
     interval: float
+    kept: AsyncExitStack = attrs.field(factory=AsyncExitStack)
+    """What is let go once the engine is gone."""
     _watch: asyncio.Task[None] | None = None
     _silence: asyncio.Future[EngineExitedError] = attrs.field(
         init=False, factory=lambda: asyncio.get_running_loop().create_future()
@@ -149,11 +152,17 @@ class WatchedEngine(RunningEngine):
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        gone = True
         try:
             stopping = f"{self.backend}: stop()"
             await guarded(lambda: self.engine.stop(grace), stopping, timeout=grace + _STOP_PATIENCE)
+        except (DeadlineError, asyncio.CancelledError):
+            gone = False
+            raise
         finally:
             await self.transport.forget(self.endpoint)
+            if gone:
+                await self.kept.aclose()
 
     async def _until_silent(self) -> None:
         try:

@@ -16,11 +16,13 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from tests.bench.processes import Unavailable, main, median
 from tests.bench.registry import registry_serving, remote_model
 from tests.bench.service import Service, dmr_program, environment, serving
+from tests.bench.throttle import throttled_registry
 
 _MIB = 1024 * 1024
 _ROUNDS = 3
@@ -58,7 +60,7 @@ def _loopback(room: Path) -> bool:
             hashing.append(_hash(model.layer))
             theirs.append(_skopeo(host, room / "skopeo"))
             ours.append(_pull(room, service, f"{host}/{_REPOSITORY}"))
-    base, took, hashed = median(theirs), median(ours), median(hashing); print(ours, theirs)
+    base, took, hashed = median(theirs), median(ours), median(hashing)
     print(f"1 GiB over loopback, medians of {_ROUNDS} interleaved runs")
     print(f"  hashlib of the file      {hashed:6.2f} s")
     print(f"  skopeo copy to dir       {base:6.2f} s")
@@ -67,8 +69,6 @@ def _loopback(room: Path) -> bool:
 
 
 def _throttled(room: Path) -> bool:
-    from tests.bench.throttled_registry import throttled_registry
-
     model = remote_model(room / "layer", 256 * _MIB)
     ours, single = [], []
     with throttled_registry(room / "registry", model, _REPOSITORY, rate=_RATE) as host, serving(room) as service:
@@ -174,7 +174,7 @@ class _peak:  # noqa: N801 - reads as the statement it is used in
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self.grown = 0
 
-    def __enter__(self) -> _peak:
+    def __enter__(self) -> Self:
         self._idle = self._resident()
         self._sampler.start()
         return self

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from dmr_adapters.clock import SystemClock
 from dmr_adapters.oci_json import decode_config, decode_manifest
-from dmr_adapters.registry import blob_upload
+from dmr_adapters.registry import resumable_upload
 from dmr_adapters.registry.client import Timeouts
 from dmr_adapters.registry.credentials import CredentialStore, IdentityToken, Login, Secret
 from dmr_adapters.registry.endpoint import EndpointPolicy
@@ -860,7 +860,7 @@ async def test_a_registry_that_does_not_confirm_is_noticed(make: Make, server: F
 async def test_a_registry_may_take_its_time_to_verify_what_it_got(
     make: Make, server: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blob_upload, "_HASHING_RATE", 500)
+    monkeypatch.setattr(resumable_upload, "_HASHING_RATE", 500)
 
     async def slow(request: web.Request) -> web.StreamResponse | None:
         if request.method == "PUT":
@@ -908,7 +908,7 @@ async def test_a_manifest_arrives_byte_for_byte(make: Make, server: FaultyRegist
     content = json.dumps({"b": 1, "a": "\u00e9"}).encode()
     async with make().session(attrs.evolve(server.reference, tag="v2"), push=True) as session:
         await session.push_manifest(content, "application/vnd.test+json")
-    (seen,) = server.seen
+    seen = server.seen[-1]
     assert (seen.method, seen.path, seen.body) == ("PUT", "/v2/ai/model/manifests/v2", content)
     assert seen.headers["Content-Type"] == "application/vnd.test+json"
     assert seen.headers["User-Agent"].startswith("dmr/")

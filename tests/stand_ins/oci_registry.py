@@ -33,7 +33,7 @@ log: {{level: warn}}
 storage:
   filesystem: {{rootdirectory: {root}}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}", secret: not-a-secret}}
+http: {{addr: "127.0.0.1:{port}", secret: not-a-secret{http}}}
 """
 _AUTH: Final = "auth:\n  htpasswd: {{realm: stand-in, path: {path}}}\n"
 
@@ -51,13 +51,18 @@ class OciRegistryProcess:
 
 
 @contextmanager
-def docker_registry(directory: Path, *, login: tuple[str, str] | None = None) -> Iterator[OciRegistryProcess]:
-    """Run a registry with its data in ``directory``; with ``login`` it wants that user and password."""
+def docker_registry(
+    directory: Path, *, login: tuple[str, str] | None = None, auth: str = "", http: str = ""
+) -> Iterator[OciRegistryProcess]:
+    """Run a registry with its data in ``directory``; with ``login`` it wants that user and password.
+
+    ``auth`` is YAML for the end of its configuration, ``http`` for the end of its section of that name.
+    """
     require("registry", available=shutil.which(_PROGRAM) is not None, reason=f"{_PROGRAM} is not on PATH")
     config = directory / "config.yml"
     for attempt in range(3):  # another process may take the port between choosing and listening
         port = _free_port()
-        text = _CONFIG.format(root=directory / "data", port=port)
+        text = _CONFIG.format(root=directory / "data", port=port, http=http) + auth
         if login is not None:
             require("registry", available=shutil.which("htpasswd") is not None, reason="htpasswd is not on PATH")
             passwords = directory / "htpasswd"
@@ -112,7 +117,7 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
             with_status = getattr(exc, "code", None)
             if hasattr(exc, "close"):
                 exc.close()
-            if with_status == 401:
+            if with_status in (400, 401):  # it wants TLS, or a login: it runs
                 return True
         except OSError:
             pass

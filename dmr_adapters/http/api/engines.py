@@ -13,6 +13,7 @@ from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.background import BackgroundTasks
 from dmr_adapters.http.configure_body import ConfigureBody
 from dmr_adapters.http.errors import error_response, is_stock_cli, not_found_text, plain_text, status_of
+from dmr_adapters.http.listing import ModelListing
 from dmr_adapters.http.rest_json import (
     UnloadBody,
     configured_json,
@@ -49,6 +50,7 @@ class EnginesApi:
     def __init__(self, services: Services, background: BackgroundTasks) -> None:
         self._services = services
         self._background = background
+        self._listing = ModelListing(services.store, openai_model_json, b'{"object":"list","data":[', b"]}\n")
 
     # --- OpenAI's listing
 
@@ -56,9 +58,7 @@ class EnginesApi:
         """``GET /engines/[{backend}/]v1/models``."""
         if (refusal := self._unknown_backend(request)) is not None:
             return refusal
-        await self._services.store.refresh()
-        data = [openai_model_json(model) for model in self._services.catalog.list()]
-        return json_response({"object": "list", "data": data})
+        return await self._listing.answer(request)
 
     async def model(self, request: Request) -> Response:
         """``GET /engines/[{backend}/]v1/models/{name}``."""

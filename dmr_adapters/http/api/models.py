@@ -11,13 +11,13 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
+from dmr_adapters.http.api.remote import describe_remote
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
+from dmr_adapters.http.listing import ModelListing
 from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
 from dmr_adapters.http.services import Services
-from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
-from dmr_core.domain.reference import parse_reference
 from dmr_core.errors import (
     DmrError,
     InvalidReferenceError,
@@ -40,17 +40,19 @@ class ModelsApi:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._listing = ModelListing(services.store, model_json)
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
         """``GET /models``."""
-        await self._services.store.refresh()
-        return json_response([model_json(model) for model in self._services.catalog.list()])
+        return await self._listing.answer(request)
 
     async def get(self, request: Request) -> Response:
         """``GET /models/{name}``, with ``?remote=true`` the registry's view of it."""
         name = request.path_params["name"]
         if _flag(request, "remote"):
-            return await self._remote(name)
+            return await describe_remote(
+                self._services, name, stock=is_stock_cli(request.headers.get("user-agent", ""))
+            )
         try:
             return json_response(model_json(await self._services.catalog.find_fresh(name)))
         except (ModelNotFoundError, InvalidReferenceError) as exc:
@@ -90,21 +92,6 @@ class ModelsApi:
         return json_response(lines)
 
     # --- actions
-
-    async def _remote(self, name: str) -> Response:
-        try:
-            reference = parse_reference(name, self._services.catalog.policy)
-            async with self._services.pulling.remote(reference) as session:
-                remote = await session.manifest()
-                config, _ = await session.config(remote.manifest.config)
-        except RemoteModelNotFoundError as exc:
-            text = (
-                f'error while getting remote model: failed to pull model "{name}": MANIFEST_UNKNOWN - Model not found'
-            )
-            return plain_text(text, status_of(exc))
-        except DmrError as exc:
-            return plain_text(f"error while getting remote model: {exc.message}", status_of(exc))
-        return json_response(model_json(Model(id=remote.digest, tags=(), manifest=remote.manifest, config=config)))
 
     async def _create(self, request: Request) -> Response:
         try:

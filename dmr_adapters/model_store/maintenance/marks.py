@@ -25,7 +25,7 @@ from dmr_core.domain.artifact import Manifest
 from dmr_core.domain.digest import Digest
 from dmr_core.errors import MalformedArtifactError, UnsupportedFormatError
 
-__all__ = ["Marks", "digests_in", "mark", "quarantined_needs", "readable_manifest", "unlisted"]
+__all__ = ["Marks", "digests_in", "listed_files", "mark", "quarantined_needs", "readable_manifest", "unlisted"]
 
 _DIGEST: Final = re.compile(rb"sha256:([0-9a-f]{64})")
 
@@ -65,6 +65,12 @@ def unlisted(layout: StoreLayout, index: Index, census: Census) -> tuple[Digest,
         if manifest is not None and all(is_complete(layout.blob(blob.digest), blob.size) for blob in manifest.blobs):
             found.append(model_id)
     return tuple(sorted(found))
+
+
+def listed_files(index: Index) -> dict[str, frozenset[Digest]]:
+    """What each entry names, by the ID it has."""
+    records = (record for record in index.records if isinstance(record, dict) and isinstance(record.get("id"), str))
+    return {record["id"]: digests_in(orjson.dumps(record)) for record in records}
 
 
 def readable_manifest(layout: StoreLayout, model_id: Digest) -> Manifest | None:

@@ -8,6 +8,7 @@ from dmr_cli.client import render
 from dmr_cli.client.api import Invocation, model_path
 from dmr_cli.client.errors import NotFoundError
 from dmr_cli.client.examples import examples
+from dmr_cli.client.looking import look_up
 
 __all__ = ["inspect"]
 
@@ -27,15 +28,17 @@ __all__ = ["inspect"]
 def inspect(invocation: Invocation, *, model: str, remote: bool, openai: bool, _json: bool) -> None:
     """Show everything about MODEL, as JSON.
 
-    MODEL is a name or an ID (12 digits will do).
+    MODEL is a name or an ID (12 digits will do). With --remote nothing is downloaded but a description, which
+    also says how much a pull would fetch.
     """
     if remote and openai:
         raise click.UsageError("--remote cannot be used with --openai")
-    path = model_path(model, prefix="/engines/v1/models/" if openai else "/models/")
+    api = invocation.api()
+    if not openai:
+        render.echo_json(look_up(api, model, remote=remote))
+        return
     try:
-        answer = invocation.api().fetch_object("GET", path, query={"remote": "true"} if remote else None)
+        answer = api.fetch_object("GET", model_path(model, prefix="/engines/v1/models/"))
     except NotFoundError as error:
-        if remote:
-            raise
         raise NotFoundError(f"no such model: {model}") from error
     render.echo_json(answer)

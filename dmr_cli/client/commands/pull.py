@@ -16,6 +16,7 @@ __all__ = ["pull"]
     epilog=examples(
         "dmr pull smollm2",
         "dmr pull hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+        "dmr pull hf.co/Qwen/Qwen3-0.6B@main",
         "dmr pull --json smollm2 | jq .message",
     ),
 )
@@ -27,7 +28,8 @@ def pull(invocation: Invocation, *, model: str, quiet: bool, as_json: bool) -> N
     """Download MODEL into the store.
 
     MODEL is a name ([REGISTRY/]NAME[:TAG]; a bare name means docker.io/ai/NAME:latest) or a model of
-    Hugging Face (hf.co/ORG/REPO[:QUANTIZATION]), for which $HF_TOKEN is sent along.
+    Hugging Face (hf.co/ORG/REPO[:QUANTIZATION][@REVISION]), for which $HF_TOKEN is sent along. A
+    quantization that is not there is an error that lists those there are.
     """
     api = invocation.api()
     with reporter_for(quiet=quiet, as_json=as_json) as reporter:

@@ -15,7 +15,7 @@ __all__ = ["push"]
 @click.command(
     epilog=examples(
         "dmr push registry.example.com/team/smollm2:v1",
-        "dmr push --quiet hf.co/me/my-model",
+        "dmr push --quiet me/smollm2",
     ),
 )
 @click.argument("model")
@@ -25,8 +25,8 @@ __all__ = ["push"]
 def push(invocation: Invocation, *, model: str, quiet: bool, as_json: bool) -> None:
     """Upload MODEL to the registry its name says.
 
-    A model of another name is given one first, with the command `tag`. $HF_TOKEN is sent along for a
-    model of Hugging Face (hf.co/ORG/REPO).
+    A model of another name is given one first, with the command `tag`. Pushing to Hugging Face
+    (hf.co/ORG/REPO) is not supported.
     """
     api = invocation.api()
     with reporter_for(quiet=quiet, as_json=as_json) as reporter:

@@ -164,6 +164,34 @@ class RegistryContract(ABC):
                 await session.push_blob(layer, _source(b"x" * layer.size), lambda _count: None)
             assert not await session.has_blob(layer)
 
+    async def test_a_mounted_blob_is_there_without_being_sent(self, subject: RegistrySubject) -> None:
+        model = sample(b"to be mounted" * 1000)
+        layer = model.artifact.manifest.layers[0]
+        await subject.seed(subject.reference("ai/mount-source"), model)
+        async with subject.registry.session(subject.reference("ai/mount-target"), push=True) as session:
+            assert not await session.has_blob(layer)
+            assert await session.mount_blob(layer, "ai/mount-source")
+            assert await session.has_blob(layer)
+            async with session.read_blob(layer) as reader:
+                assert b"".join([chunk async for chunk in reader.chunks]) == model.layer
+
+    async def test_a_blob_that_cannot_be_mounted_can_be_pushed(self, subject: RegistrySubject) -> None:
+        model = sample(b"not to be mounted" * 1000)
+        layer = model.artifact.manifest.layers[0]
+        async with subject.registry.session(subject.reference("ai/unmounted"), push=True) as session:
+            assert not await session.mount_blob(layer, "ai/never-heard-of")
+            await session.push_blob(layer, _source(model.layer), lambda _count: None)
+            assert await session.has_blob(layer)
+
+    async def test_pushing_a_manifest_again_changes_nothing(self, subject: RegistrySubject) -> None:
+        reference, model = subject.reference("ai/again", "v1"), sample(b"again")
+        await subject.seed(reference, model)
+        async with subject.registry.session(reference, push=True) as session:
+            for _ in range(2):
+                await session.push_manifest(model.artifact.manifest_bytes, model.artifact.manifest.media_type)
+        async with subject.registry.session(reference) as session:
+            assert (await session.manifest()).content == model.artifact.manifest_bytes
+
     async def test_an_empty_blob_can_be_pushed_and_pulled(self, subject: RegistrySubject) -> None:
         empty = Descriptor(media_type=LayerType.MODEL_FILE, digest=Digest.of(b""), size=0)
         async with subject.registry.session(subject.reference("ai/empty"), push=True) as session:

@@ -10,7 +10,7 @@ import attrs
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.digest import Digest
-from dmr_core.domain.files import Shard
+from dmr_core.domain.files import Shard, weights_format
 from dmr_core.domain.paths import RelativePath
 from dmr_core.errors import InvalidRequestError, MalformedArtifactError
 from dmr_core.ports.package_source import PackageSource, SourceFile, WeightsMetadata
@@ -87,6 +87,8 @@ class InMemoryPackageSource(PackageSource):
     async def metadata(self, files: Sequence[SourceFile], fmt: Format) -> WeightsMetadata:
         for file in files:
             content = self._file(file.path).content
+            if weights_format(file.name.text) is not fmt:
+                continue
             if fmt is Format.GGUF and not content.startswith(_GGUF):
                 raise MalformedArtifactError(f"malformed GGUF file {str(file.path)!r} at byte 0: not a GGUF file")
             if fmt is Format.SAFETENSORS and int.from_bytes(content[:_LENGTH], "little") > len(content) - _LENGTH:

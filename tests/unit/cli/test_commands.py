@@ -244,7 +244,7 @@ def test_inspect_of_nothing(server: CannedServer, dmr: Dmr) -> None:
     server.on("GET", "/models/nope?remote=true", Answer(404, b"MANIFEST_UNKNOWN - Model not found\n"))
 
     assert dmr("inspect", "nope") == (3, "", "Error: no such model: nope\n")
-    assert dmr("inspect", "-r", "nope") == (3, "", "Error: MANIFEST_UNKNOWN - Model not found\n")
+    assert dmr("inspect", "-r", "nope") == (3, "", "Error: no such model in its registry: nope\n")
     assert dmr("inspect", "-r", "--openai", "nope").code == 2
 
 

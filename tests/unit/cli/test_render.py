@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dmr_cli.client import render, terminal
-from dmr_cli.client.names import display
+from dmr_cli.client.names import display, matches
 
 
 class _Terminal(io.StringIO):
@@ -108,3 +108,17 @@ def test_names_are_shortened_for_the_default_registry(monkeypatch: pytest.Monkey
 
     assert display("registry.local:5000/ai/x:latest") == "x"
     assert display("docker.io/ai/x:latest") == "docker.io/ai/x"
+
+
+@pytest.mark.parametrize(
+    ("typed", "tag", "named"),
+    [
+        ("hf.co/Org/M:Q8_0@v1.0", "huggingface.co/org/m:Q8_0_at_v1.0", True),
+        ("hf.co/org/m@refs/pr/1", "huggingface.co/org/m:latest_at_refs__pr__1", True),
+        ("hf.co/org/m@main", "huggingface.co/org/m:latest", True),
+        ("hf.co/org/m@v1.0", "huggingface.co/org/m:latest", False),
+        ("evil.co/org/m@v1.0", "evil.co/org/m:latest_at_v1.0", False),
+    ],
+)
+def test_a_revision_of_hugging_face_is_found_in_the_stored_name(typed: str, tag: str, named: bool) -> None:
+    assert matches(typed, "sha256:" + "0" * 64, tag) is named

@@ -49,6 +49,9 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_INSECURE_REGISTRIES", "a:5000, b ,,", {"insecure_registries": frozenset({"a:5000", "b"})}),
     ("MODEL_RUNNER_REGISTRY_MIRRORS", "https://m1,m2", {"registry_mirrors": ("https://m1", "m2")}),
     ("DOCKER_CONFIG", "/etc/docker", {"docker_config": Path("/etc/docker")}),
+    ("HF_ENDPOINT", "https://hub.example/", {"hub_endpoint": "https://hub.example"}),
+    ("DMR_DOCKER_HUB_URL", "http://127.0.0.1:8080", {"docker_hub": "http://127.0.0.1:8080"}),
+    ("DMR_CA_CERT", "/etc/ssl/ours.pem", {"ca_cert": Path("/etc/ssl/ours.pem")}),
     ("DMR_ORIGINS", "http://a, http://b", {"allowed_origins": ("http://a", "http://b")}),
     ("DMR_ALLOW_UNAUTHENTICATED", "1", {"allow_unauthenticated": True}),
     ("DMR_ALLOW_UNAUTHENTICATED", "True", {"allow_unauthenticated": True}),
@@ -197,6 +200,10 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("DMR_START_TIMEOUT", "nan", "expected a number of seconds greater than 0"),
         ("DMR_START_TIMEOUT", "inf", "expected a number of seconds greater than 0"),
         ("DMR_STOP_GRACE", "long", "could not convert string to float"),
+        ("HF_ENDPOINT", "hub.example", "expected an address such as https://hub.example.com"),
+        ("HF_ENDPOINT", "ftp://hub.example", "expected an address"),
+        ("HF_ENDPOINT", "https://user:secret@hub.example", "expected an address"),
+        ("HF_ENDPOINT", "https://hub.example:many", "Port could not be cast"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(name: str, text: str, complaint: str) -> None:

@@ -41,6 +41,12 @@ HEX = "a1" * 32
         ("HF.co/Org/Model", "huggingface.co/org/model:latest"),  # fixed: a host name has no case
         ("hf.co/org/a_-b", "huggingface.co/org/a_-b:latest"),  # fixed: legal on the Hub
         ("hf.co/org/name-", "huggingface.co/org/name-:latest"),  # fixed: as above
+        ("hf.co/org/_name", "huggingface.co/org/_name:latest"),
+        ("hf.co/Org/Model@main", "huggingface.co/org/model:latest"),  # what a name without a revision means
+        ("hf.co/Org/Model:Q4_K_M@v1.0", "huggingface.co/org/model:Q4_K_M_at_v1.0"),
+        ("hf.co/org/model:Q4_K_M_at_v1.0", "huggingface.co/org/model:Q4_K_M_at_v1.0"),
+        ("HF.co/org/model@refs/pr/1", "huggingface.co/org/model:latest_at_refs__pr__1"),
+        ("https://huggingface.co/Org/Model/", "huggingface.co/org/model:latest"),  # copied from a browser
         ("abc123", "docker.io/ai/abc123:latest"),
         ("1234567890AB", "docker.io/ai/1234567890ab:latest"),
         ("1234567890ab", "docker.io/ai/1234567890ab:latest"),
@@ -72,7 +78,14 @@ def test_a_tag_beside_a_digest_keeps_its_case() -> None:
         "",
         "   ",
         "invalid:reference:format",
-        "hf.co/org/model@main",
+        "hf.co/org/model@",
+        "hf.co/org/model@a b",
+        "hf.co/org/model@../x",
+        "hf.co/org/model@a__b",
+        "hf.co/org/model:x_at_y@main",
+        "hf.co/org/model@main:Q4_K_M",
+        "hf.co/org/model@" + "b" * 125,
+        "ai/model@main",
         HEX,
         f"ai/{HEX}",
         "ai/model@sha256:abc",

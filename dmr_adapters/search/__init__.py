@@ -1,0 +1,1 @@
+"""Searching the hubs that models come from."""
