@@ -24,6 +24,7 @@ __all__ = ["FilesystemBlobWriter"]
 _BLOCK: Final = 1024 * 1024
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
+_WORTH_WAITING: Final = 128 * _BLOCK  # hashed in a tenth of a second; what comes then is hashed as it comes
 
 
 class FilesystemBlobWriter(BlobWriter):
@@ -140,6 +141,9 @@ class FilesystemBlobWriter(BlobWriter):
     ) -> tuple[int, BaseException | None]:
         """Take ``count`` bytes of ``source`` to ``start``; how far that went, and what ended it early."""
         following = self._following
+        if start == self._file.prefix() and following.behind <= _WORTH_WAITING:
+            with disk_conditions(self._root):
+                await following.catch_up()
         feed = following.feed if following.claim(start) else None
         receiver = Receiver(self._file, start, feed)
         try:

@@ -36,9 +36,9 @@ class FollowingHash:
         self._buffer = bytearray(_BLOCK)
 
     @property
-    def is_behind(self) -> bool:
-        """Whether there is something to hash."""
-        return self._done < self._prefix()
+    def behind(self) -> int:
+        """How many bytes there are to hash."""
+        return max(0, self._prefix() - self._done)
 
     def claim(self, position: int) -> bool:
         """Take over hashing from ``position`` on with :meth:`feed`, if everything before was hashed.
@@ -68,10 +68,10 @@ class FollowingHash:
         if self._work is None or self._work.done():
             if self._work is not None and self._work.exception() is not None:
                 return
-            self._work = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(None, self._catch_up))
+            self._work = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(None, self._read_on))
 
-    async def hexdigest(self) -> str:
-        """The hash of everything that is there.
+    async def catch_up(self) -> None:
+        """Return once everything that is there was hashed.
 
         Raises:
             OSError: the file could not be read.
@@ -81,9 +81,18 @@ class FollowingHash:
             if work is not None:
                 await asyncio.wait([work])
                 work.result()
-            if not self.is_behind:
-                return self._hash.hexdigest()
+            if not self.behind:
+                return
             self.follow()
+
+    async def hexdigest(self) -> str:
+        """The hash of everything that is there.
+
+        Raises:
+            OSError: the file could not be read.
+        """
+        await self.catch_up()
+        return self._hash.hexdigest()
 
     async def stop(self) -> None:
         """Stop at the next block, and return when that is so."""
@@ -93,7 +102,7 @@ class FollowingHash:
             if not self._work.cancelled():
                 self._work.exception()  # looked at: whoever needed the hash was told, the others need not care
 
-    def _catch_up(self) -> None:
+    def _read_on(self) -> None:
         view = memoryview(self._buffer)
         while not self._stopped:
             end = self._prefix()
