@@ -15,7 +15,7 @@ from dmr_adapters.hugging_face.answer import Asked, condition
 from dmr_adapters.hugging_face.token import Token, TokenSource
 from dmr_adapters.registry.client import HttpClient
 from dmr_adapters.registry.endpoint import Endpoint, origin
-from dmr_adapters.registry.guard import Resolver, check_target
+from dmr_adapters.registry.guard import Resolver, check_target, may_lie_inside
 from dmr_core.errors import RegistryError, UnauthorizedError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.registry import Credentials
@@ -93,7 +93,8 @@ class HubClient:
         for _ in range(_MAX_REDIRECTS + 1):
             at_home = at_home and origin(url) == self.endpoint.origin
             sent = {**headers, "Authorization": self._header(token)} if token and at_home else headers
-            answer = await self.client.send("GET", url, headers=sent)
+            outward = not await may_lie_inside(self.endpoint, url, self.resolver, house=True)
+            answer = await self.client.send("GET", url, headers=sent, outward=outward)
             try:
                 if hop is not None and at_home:
                     hop(answer)

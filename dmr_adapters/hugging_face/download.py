@@ -13,6 +13,7 @@ import attrs
 from dmr_adapters.hugging_face.answer import Asked
 from dmr_adapters.hugging_face.client import HubClient
 from dmr_adapters.registry.client import translated
+from dmr_adapters.registry.raw_body import take_over
 from dmr_adapters.registry.retry import BrokenConnectionError, RetryPolicy, retrying
 from dmr_core.domain.hub_repository import HubFile, HubRevision
 from dmr_core.errors import DigestMismatchError, RegistryError
@@ -66,14 +67,19 @@ async def open_file(hub: HubClient, request: FileRequest, policy: RetryPolicy) -
     """
     size = request.file.size
     if request.begin >= request.end and size:
-        yield BlobReader(request.begin, _nothing())
+        yield BlobReader(request.begin, _nothing(), end=request.begin)
         return
     async with AsyncExitStack() as stack:
         answer, start = await retrying(hub.clock, policy, lambda: _open(hub, request, stack))
         stop = request.end if answer.status == 206 else size
-        chunks = _chunks(answer, stop - start)
+        source = take_over(answer, stop - start, hub.client.timeouts.stall)
+        if source is None:
+            chunks = _chunks(answer, stop - start)
+        else:
+            stack.callback(source.close)
+            chunks = source.chunks()
         async with aclosing(chunks):
-            yield BlobReader(start, chunks)
+            yield BlobReader(start, chunks, source, stop)
 
 
 async def _open(hub: HubClient, request: FileRequest, stack: AsyncExitStack) -> tuple[aiohttp.ClientResponse, int]:

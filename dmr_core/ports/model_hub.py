@@ -54,7 +54,7 @@ class ModelHub(Protocol):
         """Receive a file, from ``offset`` on and up to ``end`` where the hub can. The bytes are not verified.
 
         A hub that does not grant the range sends everything: the reader's ``offset`` is then 0, and its
-        chunks go on to the last byte.
+        ``end`` that of the file.
 
         Raises:
             RemoteModelNotFoundError: the file is not there.

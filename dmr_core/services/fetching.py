@@ -212,6 +212,10 @@ class _Fetch:
                     if position == self.descriptor.size:
                         return
                     raise RegistryUnreachableError(f"the blob {self.descriptor.digest} ended after {position} bytes")
+                except _RangesRefusedError:
+                    raise RegistryError(
+                        f"blob {self.descriptor.digest} goes on after the {self.descriptor.size} bytes it is to have"
+                    ) from None
                 except RegistryError as exc:
                     progressed = _is_progress(before, self.writer.offset, self.descriptor.size)
                     fruitless = 0 if progressed else fruitless + 1
@@ -252,9 +256,12 @@ class _Fetch:
         async for received in reader.chunks:
             chunk = received[skip:] if skip else received
             skip -= len(received) - len(chunk)
+            room = end - writer.position
             if chunk:
-                await writer.write(chunk)
-            came(len(received), new=len(chunk))
+                await writer.write(chunk[:room] if len(chunk) > room else chunk)
+            came(len(received), new=min(len(chunk), room))
+            if len(chunk) > room:
+                raise _RangesRefusedError  # what comes is not what was asked for
             if pace.is_stalled:
                 raise self._stalled(pace)
 

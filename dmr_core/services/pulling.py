@@ -172,7 +172,12 @@ class PullingService:
     ) -> AsyncGenerator[Progress, None]:
         for source in self._sources:
             if source.claims(reference):
+                here: dict[Digest, int] = {}
                 async for line in self._in_turn(source.pull(reference, credentials)):
+                    if line.layer is not None:  # the first number of a file is what an earlier attempt left
+                        before = here.setdefault(line.layer.id, line.layer.current)
+                        pull.received += max(0, line.layer.current - before)
+                        here[line.layer.id] = line.layer.current
                     yield line
                 return
         if reference.registry == HUGGING_FACE:

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import attrs
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
 from dmr_adapters.clock import SystemClock
 from dmr_adapters.hugging_face import hub as hub_module
@@ -22,7 +25,7 @@ from dmr_adapters.hugging_face.hub import HuggingFaceHub
 from dmr_adapters.hugging_face.token import TokenSource
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
-from dmr_adapters.registry.client import Timeouts
+from dmr_adapters.registry.client import HttpClient, Timeouts
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress, ProgressKind
@@ -483,6 +486,21 @@ async def test_a_broken_connection_goes_on_where_it_broke(pulling: Pulling) -> N
     assert pulling.emulated.sent == len(_GGUF)
 
 
+async def test_a_large_file_breaks_off_and_goes_on_in_parts(pulling: Pulling) -> None:
+    """Large enough for its bytes to be read past the event loop."""
+    weights = random.Random(0).randbytes(20 * 1024 * 1024)
+    pulling.emulated.add("org/m", {"m.gguf": weights})
+    pulling.emulated.cuts["m.gguf"] = [3_000_000, 7_500_000, 100]
+
+    lines = await pulling.pull("hf.co/org/m")
+
+    assert lines[-1].kind is ProgressKind.SUCCESS
+    bundle = await pulling.store.bundle(pulling.model("hf.co/org/m").id)
+    assert bundle.gguf is not None
+    assert bundle.gguf.read_bytes() == weights
+    assert pulling.emulated.sent == len(weights)
+
+
 async def test_a_cancelled_pull_is_gone_on_with_by_another_process(pulling: Pulling, tmp_path: Path) -> None:
     pulling.emulated.add("org/m", {"m.gguf": _GGUF})
 
@@ -741,6 +759,27 @@ async def test_a_hub_out_in_the_world_cannot_send_us_inside_and_gets_no_token_in
         await hub.revision("org/m", "main", Credentials(_TOKEN))
     assert len(emulated.seen) == 1
     await hub.aclose()
+
+
+async def test_what_a_hub_out_in_the_world_names_is_connected_to_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may resolve to an address inside between the look at it and the connection."""
+    sent: list[tuple[str, bool]] = []
+
+    async def send(_self: HttpClient, _method: str, url: URL, **options: bool) -> object:
+        sent.append((url.host or "", options["outward"]))
+        if len(sent) == 2:
+            raise RegistryError("far enough")
+        location = CIMultiDict({"Location": "https://storage.example/x"})
+        return SimpleNamespace(status=302, headers=location, url=url, close=lambda: None)
+
+    async def resolver(_host: str, _port: int) -> list[str]:
+        return ["8.8.8.8"]
+
+    monkeypatch.setattr(HttpClient, "send", send)
+    hub = HuggingFaceHub(clock=SystemClock(), endpoint="https://hub.example", resolver=resolver)
+    with pytest.raises(RegistryError, match="far enough"):
+        await hub.revision("org/m", "main")
+    assert sent == [("hub.example", False), ("storage.example", True)]
 
 
 @pytest.mark.parametrize("content_range", ["bytes 5-8/9", "bytes 1-3/5", "bytes 0-3/4", "", "bytes 1-3/*"])

@@ -120,7 +120,7 @@ class InMemoryModelHub(ModelHub):
         start, stop = (offset, len(content) if end is None else end) if granted else (0, len(content))
         pieces = self._pieces(file.path.text, content, start, stop)
         async with aclosing(pieces):
-            yield BlobReader(start, pieces)
+            yield BlobReader(start, pieces, end=stop)
 
     async def _pieces(self, path: str, content: bytes, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         cuts = self._cuts.get(path)

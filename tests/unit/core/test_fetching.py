@@ -178,6 +178,24 @@ async def test_an_origin_without_ranges_is_read_in_one_stream() -> None:
     assert origin.sent == len(_BLOB)
 
 
+async def test_an_origin_that_sends_more_than_it_was_asked_for_is_read_in_one_stream() -> None:
+    here, origin = _Fixture(), _Origin()
+
+    @asynccontextmanager
+    async def open_blob(offset: int, end: int | None) -> AsyncIterator[BlobReader]:
+        async with origin.open(offset, None) as reader:  # says nothing about the end, and goes on to the last byte
+            yield attrs.evolve(reader, end=None)
+
+    await here.fetching.fetch(_LAYER, open_blob, host="origin", advance=here.progress.append)
+    assert here.blob == _BLOB
+
+
+async def test_a_blob_that_goes_on_after_its_end_is_an_error() -> None:
+    here, origin = _Fixture(), _Origin(content=_BLOB + b"more", ranges=False)
+    with pytest.raises(RegistryError, match="goes on after"):
+        await here.fetch(origin)
+
+
 async def test_an_origin_without_ranges_adds_to_what_was_here() -> None:
     here, origin = _Fixture(), _Origin(ranges=False)
     async with here.store.write_blob(_LAYER) as writer:
