@@ -6,6 +6,7 @@ Strings are trimmed of spaces and surrounding quotes, booleans are Go's, as the 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -149,7 +150,9 @@ class _Reader:
             return parse(text)
         except (ValueError, DmrError) as exc:
             label = f"--{flag}" if flag in self._flags else name
-            self.problems.append(f"{label}={text!r}: {exc}")
+            # What stands before an @ in an address is a login.
+            shown = re.sub(r"//[^/]*@", "//***@", text)
+            self.problems.append(f"{label}={shown!r}: {exc}")
             return default
 
     def finish(self) -> None:

@@ -202,7 +202,6 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("DMR_STOP_GRACE", "long", "could not convert string to float"),
         ("HF_ENDPOINT", "hub.example", "expected an address such as https://hub.example.com"),
         ("HF_ENDPOINT", "ftp://hub.example", "expected an address"),
-        ("HF_ENDPOINT", "https://user:secret@hub.example", "expected an address"),
         ("HF_ENDPOINT", "https://hub.example:many", "Port could not be cast"),
     ],
 )
@@ -254,3 +253,10 @@ def test_secrets_of_the_environment_are_not_shown() -> None:
 )
 def test_where_the_service_listens_is_told_as_a_url(listen: Listen, text: str) -> None:
     assert text == str(listen)
+
+
+def test_a_login_in_an_address_is_not_shown() -> None:
+    with pytest.raises(InvalidConfigurationError) as caught:
+        read_settings({"HF_ENDPOINT": "https://user:secret@hub.example"})
+    assert "secret" not in caught.value.message
+    assert "https://***@hub.example" in caught.value.message
