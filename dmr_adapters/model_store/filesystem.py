@@ -256,10 +256,11 @@ class FilesystemModelStore(ModelStore):
         leased = refuse_if_leased(self._layout, model_id, model.name if model is not None else str(model_id))
         if model is not None:
             own = own.union(blob.digest for blob in model.manifest.blobs)
-        needed = index.digests_needed_without(model_id) | leased
+        needed = index.needed_without(model_id, own) | leased
         self._replace(index, index.without_model(model_id))
         # What manifests say counts as well as what the entries list, should the two ever disagree.
-        return own - needed.union(blob.digest for other in self.models() for blob in other.manifest.blobs)
+        named = (blob.digest for other in self.models() for blob in other.manifest.blobs if blob.digest in own)
+        return own - needed.union(named)
 
     def _delete(self, model_id: Digest, garbage: frozenset[Digest]) -> None:
         """Delete the files of a model that is gone. One that cannot be deleted takes room, nothing more."""

@@ -143,10 +143,11 @@ class Index:
         renamed = ((number, _with_hub_names(record)) for number, record in enumerate(self.records))
         return self._changed({number: record for number, record in renamed if record is not self.records[number]})
 
-    def digests_needed_without(self, model_id: Digest) -> frozenset[Digest]:
-        """Every digest that the other entries name, in whatever field, whether or not they can be read."""
+    def needed_without(self, model_id: Digest, digests: Iterable[Digest]) -> frozenset[Digest]:
+        """Those of ``digests`` that the other entries name, in whatever field, whether or not they can be read."""
         others = [record for record, facts in zip(self.records, self._facts, strict=True) if facts.id != model_id]
-        return _digests_in(others)
+        named = set(_DIGEST.findall(orjson.dumps(others)))
+        return frozenset(digest for digest in digests if digest.hex.encode() in named)
 
     def files_of(self, model_id: Digest) -> frozenset[Digest]:
         """The blobs that the entry of a model lists."""

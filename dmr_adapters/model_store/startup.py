@@ -14,7 +14,7 @@ from dmr_adapters.model_store.durability import disk_conditions, make_directorie
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.layout import LAYOUT_VERSION, StoreLayout
 from dmr_adapters.model_store.leases import leased_digests
-from dmr_adapters.model_store.maintenance.census import take_census
+from dmr_adapters.model_store.maintenance.census import take_leftovers
 from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned, delete_partial
 from dmr_adapters.model_store.version import check_version
 from dmr_core.errors import StoreUnwritableError
@@ -63,7 +63,11 @@ def _sweep(layout: StoreLayout) -> None:
 
     Temporary files go at once: their hard links keep deleted blobs on the disk.
     """
-    census, leased, horizon = take_census(layout), leased_digests(layout, sweep=True), time.time() - _PARTIAL_LIFETIME
+    census, leased, horizon = (
+        take_leftovers(layout),
+        leased_digests(layout, sweep=True),
+        time.time() - _PARTIAL_LIFETIME,
+    )
     for found in census.temporary:
         with suppress(OSError):
             delete_abandoned(found.path)

@@ -44,16 +44,16 @@ class DemoModelSource(ModelSource):
         model = self.store.by_id(built.artifact.id)
         if model is None:
             # Two files of a directory may be the same blob; one writer is enough.
-            for descriptor, path in {
-                descriptor.digest: (descriptor, path) for descriptor, path in built.files
-            }.values():
-                async with self.store.write_blob(descriptor) as writer:
-                    with path.open("rb") as file:
-                        file.seek(writer.offset)
-                        while chunk := file.read(_CHUNK):
-                            await writer.write(chunk)
-                    await writer.commit()
-            model = await self.store.add(built.artifact)
+            files = {descriptor.digest: (descriptor, path) for descriptor, path in built.files}
+            async with self.store.lease(files):
+                for descriptor, path in files.values():
+                    async with self.store.write_blob(descriptor) as writer:
+                        with path.open("rb") as file:
+                            file.seek(writer.offset)
+                            while chunk := file.read(_CHUNK):
+                                await writer.write(chunk)
+                        await writer.commit()
+                model = await self.store.add(built.artifact)
             message = "Model pulled successfully"
         else:
             message = f"Using cached model: {model.config.size}"

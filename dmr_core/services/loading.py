@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
-from typing import Final
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import Final, Self
 
 from dmr_core.domain.archive import MANIFEST_NAME, ArchiveEntry, read_archive
 from dmr_core.domain.artifact import Artifact, Descriptor, Manifest, ModelConfig, check_supported
@@ -19,6 +20,7 @@ _MAX_MANIFEST: Final = 4 * 1024 * 1024  # OCI distribution-spec, "Pushing Manife
 _MAX_CONFIG: Final = 8 * 1024 * 1024
 _ANY: Final = "application/octet-stream"  # what a blob is, only the manifest tells, and it may come last
 _BLOBS: Final = "blobs/sha256/"
+_MANY: Final = 64
 
 
 class LoadingService:
@@ -49,7 +51,7 @@ class LoadingService:
         """
         found: tuple[bytes, Manifest] | None = None
         sizes: dict[Digest, int] = {}
-        async with aclosing(read_archive(chunks)) as entries:
+        async with _Leases(self._store) as leases, aclosing(read_archive(chunks)) as entries:
             async for entry in entries:
                 if entry.name.text == MANIFEST_NAME:
                     if found is not None:
@@ -58,13 +60,15 @@ class LoadingService:
                     found = data, self._decode_manifest(data)
                     check_supported(found[1])  # at once: where it comes first, gigabytes are not written in vain
                 elif (digest := _digest(entry)) is not None:
+                    await leases.add(digest)  # before it is looked for: nobody may collect it from now on
                     await self._take(entry, digest)
                     sizes[digest] = entry.size
-        if found is None:
-            raise MalformedArtifactError(
-                f"manifest not found: the archive holds no {MANIFEST_NAME}, so it is not an exported model"
-            )
-        return await self._add(*found, sizes)
+            if found is None:
+                raise MalformedArtifactError(
+                    f"manifest not found: the archive holds no {MANIFEST_NAME}, so it is not an exported model"
+                )
+            await leases.add(*(blob.digest for blob in found[1].blobs))
+            return await self._add(*found, sizes)
 
     async def _take(self, entry: ArchiveEntry, digest: Digest) -> None:
         if await self._store.has_blob(digest):
@@ -103,6 +107,42 @@ class LoadingService:
             return await _whole(self._store.read_blob(config.digest), _MAX_CONFIG, f"config {config.digest}")
         except NotFoundError as exc:
             raise MalformedArtifactError(f"malformed archive: config {config.digest} is missing") from exc
+
+
+class _Leases:
+    """Keeps blobs from being collected, one after another, as an archive tells of them.
+
+    Each lease is an open file, so many small ones are replaced by one now and then.
+    """
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._held: set[Digest] = set()
+        self._leases = AsyncExitStack()
+        self._count = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leases.aclose()
+
+    async def add(self, *digests: Digest) -> None:
+        new = set(digests) - self._held
+        if not new:
+            return
+        self._held |= new
+        self._count += 1
+        if self._count % _MANY:
+            await self._leases.enter_async_context(self._store.lease(new))
+            return
+        earlier, self._leases = self._leases, AsyncExitStack()
+        try:
+            await self._leases.enter_async_context(self._store.lease(self._held))
+        finally:
+            await earlier.aclose()
 
 
 async def _whole(chunks: AsyncIterator[bytes], limit: int, what: str) -> bytes:

@@ -44,6 +44,7 @@ def test_a_model_that_one_daemon_runs_cannot_be_removed_by_another_until_that_on
 
 
 def test_a_damaged_model_is_found_set_aside_and_whole_again_once_it_is_back(daemon: Daemon) -> None:
+    daemon.environment["SOURCE_DATE_EPOCH"] = "1750000000"  # the same model when it is packaged again
     daemon.start()
     daemon.cli("package", "tiny:v1", "--gguf", str(DEMO))
     assert daemon.cli("system", "check").stdout.endswith(b"no problems.\n")

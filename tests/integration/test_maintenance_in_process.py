@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -274,16 +274,20 @@ async def test_a_model_runs_unprotected_where_a_lease_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class FullStore(InMemoryModelStore):
-        def lease(self, digests: Any) -> Any:
-            if world.registry.requests == []:
+        full = False
+
+        @asynccontextmanager
+        async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+            if self.full:
                 raise StorageFullError("the disk is full")
-            return super().lease(digests)
+            async with super().lease(digests):
+                yield
 
     store = FullStore()
-    async with make_world(tmp_path, store=store) as world:
-        await world.pull()
-        world.registry.requests.clear()
-        assert (await world.chat()).status == 200
+    async with make_world(tmp_path, store=store) as made:
+        await made.pull()
+        store.full = True
+        assert (await made.chat()).status == 200
     assert "not protected" in caplog.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -48,6 +49,10 @@ def kinds(report: CheckReport) -> list[FindingKind]:
 
 def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+def names_of_entries(root: Path) -> list[Path]:
+    return sorted((root / ".dmr" / "quarantine").glob("entry-*.json"))
 
 
 def files_below(directory: Path) -> set[str]:
@@ -422,14 +427,68 @@ async def test_a_manifest_of_a_newer_kind_is_left_alone(
     assert json.loads((tmp_path / "models.json").read_text()) == index
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-async def test_a_blob_that_cannot_be_read_is_told_apart(
+async def test_a_blob_that_cannot_be_read_is_told_apart_and_set_aside(
+    tmp_path: Path,
+    store: FilesystemModelStore,
+    maintenance: FilesystemStoreMaintenance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk with bad sectors."""
+    await put_model(store, b"GGUF-good")
+    await put_model(store, b"GGUF-on bad sectors")
+    bad, read = blob(tmp_path, b"GGUF-on bad sectors").stat().st_ino, os.preadv
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if os.fstat(descriptor).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    (finding,) = (await maintenance.check()).remaining
+    assert (finding.kind, finding.problem) == (FindingKind.BLOB_UNREADABLE, "cannot be read: Input/output error")
+    assert (await maintenance.check(repair=True)).is_clean
+    await store.refresh()
+    assert len(store.models()) == 1
+
+
+async def test_entries_that_name_no_model_are_set_aside_and_the_others_stay(
     tmp_path: Path, store: FilesystemModelStore, maintenance: FilesystemStoreMaintenance
 ) -> None:
-    await put_model(store, b"GGUF")
-    blob(tmp_path, b"GGUF").chmod(0)
-    (finding,) = (await maintenance.check()).remaining
-    assert finding.kind is FindingKind.BLOB_UNREADABLE
+    artifact = await put_model(store, b"GGUF")
+    await put_blob(store, b"theirs")
+    index = json.loads((tmp_path / "models.json").read_text())
+    strange = [None, {"id": "md5:abc", "files": [str(Digest.of(b"theirs"))]}]
+    (tmp_path / "models.json").write_text(json.dumps({"models": [*index["models"], *strange]}))
+    assert [finding.kind for finding in (await maintenance.check()).remaining] == [FindingKind.INDEX_ENTRY]
+    assert (await maintenance.check(repair=True)).is_clean
+    await store.refresh()
+    assert [model.id for model in store.models()] == [artifact.id]
+    assert json.loads((tmp_path / "models.json").read_text()) == index
+    kept = [json.loads(path.read_text())["record"] for path in names_of_entries(tmp_path)]
+    assert sorted(kept, key=str) == sorted(strange, key=str)
+    await maintenance.collect()
+    assert await store.has_blob(Digest.of(b"theirs"))
+
+
+async def test_opening_a_store_sweeps_old_partials_unless_they_are_leased(
+    tmp_path: Path, store: FilesystemModelStore
+) -> None:
+    ingest, blobs = tmp_path / ".dmr" / "ingest", tmp_path / "blobs" / "sha256"
+    names = {data: Digest.of(data).hex for data in (b"old", b"leased", b"young", b"in part")}
+    for data, name in names.items():
+        (ingest / name).write_bytes(data)
+        (blobs / f"{name}.incomplete").write_bytes(data)
+        if data != b"young":
+            age(ingest / name, 8 * _DAY)
+            age(blobs / f"{name}.incomplete", 8 * _DAY)
+    (ingest / f"{names[b'in part']}.parts").write_text("young")
+    (ingest / f"{names[b'old']}.parts").write_text("old")
+    age(ingest / f"{names[b'old']}.parts", 8 * _DAY)
+    async with store.lease([Digest.of(b"leased")]):
+        await FilesystemModelStore.open(tmp_path)
+    part = names[b"in part"]
+    assert names_in(ingest) == sorted([names[b"leased"], names[b"young"], part, f"{part}.parts"])
+    assert names_in(blobs) == sorted(f"{names[data]}.incomplete" for data in (b"leased", b"young"))
 
 
 async def test_a_store_of_a_newer_layout_is_not_touched(
@@ -468,6 +527,7 @@ async def test_emptying_keeps_settings_and_gives_back_everything_else(
     artifact = await put_model(store, b"GGUF")
     await store.bundle(artifact.id)
     (tmp_path / ".dmr" / "config.json").write_text("{}")
+    (tmp_path / "models.json.tmp-123").write_text("{")
     async with store.write_blob(layer_of(b"partial")) as writer:
         await writer.write(b"part")
     spoil(blob(tmp_path, b"GGUF"), b"FUGG")

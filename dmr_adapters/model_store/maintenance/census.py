@@ -14,7 +14,7 @@ import attrs
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_core.domain.digest import Digest
 
-__all__ = ["Census", "Found", "files_below", "take_census"]
+__all__ = ["Census", "Found", "files_below", "take_census", "take_leftovers"]
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _REFERENCE_PARTIAL: Final = re.compile(r"([0-9a-f]{64})\.incomplete")
@@ -73,6 +73,19 @@ def take_census(layout: StoreLayout) -> Census:
     _sort(layout.blobs, census.blobs, census, directories=False)
     _sort(layout.manifests, census.manifests, census, directories=False)
     _sort(layout.bundles, census.bundles, census, directories=True)
+    return _with_leftovers(layout, census)
+
+
+def take_leftovers(layout: StoreLayout) -> Census:
+    """What is unfinished, and nothing else: quick, however many models there are."""
+    census = Census()
+    for found in _entries(layout.blobs, suffix=".incomplete"):
+        if match := _REFERENCE_PARTIAL.fullmatch(found.path.name):
+            census.reference_partials[Digest(match[1])] = found
+    return _with_leftovers(layout, census)
+
+
+def _with_leftovers(layout: StoreLayout, census: Census) -> Census:
     for found in _entries(layout.ingest):
         name = found.path.name
         if _HEX.fullmatch(name):
@@ -110,10 +123,10 @@ def _sort(directory: Path, by_digest: dict[Digest, Found], census: Census, *, di
             census.foreign.append(found)
 
 
-def _entries(directory: Path) -> Iterator[Found]:
+def _entries(directory: Path, *, suffix: str = "") -> Iterator[Found]:
     try:
         with os.scandir(directory) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
+            listed = sorted((entry for entry in entries if entry.name.endswith(suffix)), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in listed:

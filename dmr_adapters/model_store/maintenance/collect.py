@@ -42,7 +42,7 @@ class _Item:
 
 
 def collect(layout: StoreLayout, *, partials_older_than: float | None, everything: bool, dry_run: bool) -> Collection:
-    """Find what nobody needs, and delete it unless ``dry_run``. The store's lock is held.
+    """Find what nobody needs, and delete it unless ``dry_run``. The store's lock is held where anything is deleted.
 
     Raises:
         PreconditionError: the index is damaged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from dmr_adapters.model_store.layout import StoreLayout
@@ -49,12 +50,14 @@ class FilesystemStoreMaintenance(StoreMaintenance):
     async def clear(self) -> None:
         await finish_in_thread(lambda: refuse_other_directories(self._layout))
         async with self._lock.hold():
-            await finish_in_thread(lambda: purge(self._layout))
+            aside = await finish_in_thread(lambda: purge(self._layout))
+        # Nobody else looks there, and terabytes take their time.
+        await finish_in_thread(lambda: shutil.rmtree(aside, ignore_errors=True))
 
     async def usage(self) -> StoreUsage:
         await finish_in_thread(self._require_store)
-        async with self._lock.hold():
-            return await finish_in_thread(lambda: measure(self._layout))
+        # Without the lock: figures that are a moment old are no reason to keep others waiting.
+        return await finish_in_thread(lambda: measure(self._layout))
 
     def _require_store(self) -> None:
         """Refuse a directory that is no store, rather than making one of it."""

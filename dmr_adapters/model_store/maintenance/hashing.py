@@ -18,7 +18,7 @@ from dmr_core.domain.store_report import FindingKind
 __all__ = ["Suspect", "compare"]
 
 _STEP: Final = 64 * 1024 * 1024
-_BLOCK: Final = 1024 * 1024
+_BLOCK: Final = 256 * 1024  # fits the cache that is next to the core
 
 
 @attrs.frozen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import live_leases
 from dmr_adapters.model_store.maintenance.census import take_census
+from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned
 from dmr_core.errors import ModelInUseError, PreconditionError
 
 __all__ = ["purge", "refuse_other_directories"]
@@ -36,8 +36,8 @@ def refuse_other_directories(layout: StoreLayout) -> None:
         )
 
 
-def purge(layout: StoreLayout) -> None:
-    """Remove every model and whatever belongs to one. The store's lock is held.
+def purge(layout: StoreLayout) -> Path:
+    """Remove every model and whatever belongs to one; the directory that is left to be deleted. The store's lock is held.
 
     Settings, measurements, and files that are not the store's stay. A process killed in the middle leaves an index without
     models, and files that the next start or collection deletes.
@@ -62,7 +62,8 @@ def purge(layout: StoreLayout) -> None:
                 directory.rename(aside / f"{directory.parent.name}-{directory.name}")
         for stray in strays:
             stray.path.unlink(missing_ok=True)
-        for entry in layout.temporary.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+        for entry in set(layout.temporary.iterdir()) - {aside}:
+            delete_abandoned(entry)
         for directory in (layout.ingest, layout.blobs, layout.manifests):
             make_directories(directory)
+    return aside

@@ -28,7 +28,7 @@ _Inode = tuple[int, int]
 
 
 def measure(layout: StoreLayout) -> StoreUsage:
-    """Add it all up. The store's lock is held."""
+    """Add it all up. Nothing is changed, and what changes meanwhile is counted as it was or as it is."""
     try:
         index = IndexFile(layout).read()
         reclaimable = collect(layout, partials_older_than=0.0, everything=True, dry_run=True).size

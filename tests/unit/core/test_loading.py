@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from dmr_core.domain.archive import (
 )
 from dmr_core.domain.artifact import Artifact, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
+from dmr_core.domain.model import Model
 from dmr_core.errors import MalformedArtifactError, UnsupportedFormatError
 from dmr_core.services.loading import LoadingService
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of
@@ -164,3 +166,37 @@ class Forgetful(InMemoryModelStore):
 async def test_a_config_that_vanishes_is_reported() -> None:
     with pytest.raises(MalformedArtifactError, match=r"config .* is missing"):
         await service(Forgetful()).load(archive(manifest()))
+
+
+class Watching(InMemoryModelStore):
+    """Knows how many leases were held at most, and what was leased when a model was added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = self.most = 0
+        self.leased_at_last: set[Digest] = set()
+
+    @asynccontextmanager
+    async def lease(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+        async with super().lease(digests):
+            self.open += 1
+            self.most = max(self.most, self.open)
+            try:
+                yield
+            finally:
+                self.open -= 1
+
+    async def add(self, artifact: Artifact) -> Model:
+        self.leased_at_last = set(self.leased)
+        return await super().add(artifact)
+
+
+async def test_every_blob_is_leased_until_its_model_is_there_however_many_there_are() -> None:
+    layers = [b"GGUF-%d" % number for number in range(200)]
+    artifact = build_artifact([layer_of(data) for data in layers])
+    store = Watching()
+    parts = [*map(blob, layers), blob(artifact.config_bytes), manifest(artifact)]
+    await service(store, artifact).load(archive(*parts))
+    assert store.leased_at_last == {descriptor.digest for descriptor in artifact.manifest.blobs}
+    assert store.most <= 64 + 1
+    assert (store.open, store.leased) == (0, [])
