@@ -13,7 +13,7 @@ import orjson
 
 from dmr_adapters.model_store.archive import unpack
 from dmr_adapters.model_store.bundle_plan import BundlePlan, PlannedFile
-from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish
+from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish, sync_tree
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import is_current, try_flock
 from dmr_adapters.model_store.snapshot import read_document
@@ -108,6 +108,8 @@ class BundleDraft:
                 if not file.path.under(directory).exists():
                     self._place(file, directory)
             (root / _CONFIG).write_bytes(self._config())
+            # A bundle is believed once it is in place: what was copied or unpacked has to be there after a power failure.
+            sync_tree(root)
 
     def publish(self) -> None:
         """Rename it into place, unless another process has made one meanwhile. The store's lock is held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ __all__ = [
     "publish",
     "storage_full",
     "sync_directory",
+    "sync_tree",
     "write_durably",
 ]
 
@@ -75,11 +77,30 @@ def sync_directory(directory: Path) -> None:
     """Make renames in ``directory`` survive a power failure."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Some network file systems cannot sync a directory, and need not.
-        with suppress(OSError):
-            os.fsync(descriptor)
+        _sync_open_directory(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_open_directory(descriptor: int) -> None:
+    # Some network file systems cannot sync a directory, and need not.
+    with suppress(OSError):
+        os.fsync(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make every directory below ``root``, and every file that is not a link to one somewhere else, survive a power failure."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_directory(Path(directory))
 
 
 def make_directories(directory: Path) -> None:
@@ -91,10 +112,15 @@ def make_directories(directory: Path) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Rename ``source``, already synced, to ``target``, for good."""
+    """Rename ``source``, already synced, to ``target``, for good. When it fails, nothing was renamed."""
     make_directories(target.parent)
-    source.rename(target)
-    sync_directory(target.parent)
+    # Opened first: once the rename is done, whoever wrote the source must not take it back.
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        source.rename(target)
+        _sync_open_directory(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_durably(target: Path, data: bytes, *, temporary: Path, mode: int = 0o644) -> os.stat_result:

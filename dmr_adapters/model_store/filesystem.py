@@ -18,6 +18,7 @@ from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import held_lease, refuse_if_leased
 from dmr_adapters.model_store.lock import DigestLocks, StoreLock
+from dmr_adapters.model_store.removal import begin_removal, end_removal, finish_removals
 from dmr_adapters.model_store.snapshot import SnapshotReader, read_document
 from dmr_adapters.model_store.startup import prepare, prepare_directories
 from dmr_adapters.model_store.threads import finish_in_thread
@@ -167,6 +168,7 @@ class FilesystemModelStore(ModelStore):
     def _start(self) -> None:
         prepare(self._layout)
         index = self._read()
+        finish_removals(self._layout, index)
         self._replace(index, index.with_hub_names())
 
     def _read(self) -> Index:
@@ -257,6 +259,8 @@ class FilesystemModelStore(ModelStore):
         if model is not None:
             own = own.union(blob.digest for blob in model.manifest.blobs)
         needed = index.needed_without(model_id, own) | leased
+        with disk_conditions(self._layout.root):
+            begin_removal(self._layout, model_id)
         self._replace(index, index.without_model(model_id))
         # What manifests say counts as well as what the entries list, should the two ever disagree.
         named = (blob.digest for other in self.models() for blob in other.manifest.blobs if blob.digest in own)
@@ -269,6 +273,7 @@ class FilesystemModelStore(ModelStore):
             discard_bundle(self._layout, model_id)
             for digest in garbage:
                 self._layout.blob(digest).unlink(missing_ok=True)
+            end_removal(self._layout, model_id)
         except OSError as exc:
             _log.warning("some files of model %s could not be deleted: %s", model_id.short, exc)
 

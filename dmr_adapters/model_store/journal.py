@@ -35,7 +35,7 @@ class PartsJournal:
         self.is_there = False  # so that everything that is written has to be recorded
 
     def read(self) -> SpanSet | None:
-        """What an earlier attempt recorded; ``None`` where there is no journal, empty where it is damaged."""
+        """What an earlier attempt recorded; ``None`` where it recorded nothing, empty where that is damaged."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -45,6 +45,8 @@ class PartsJournal:
         finally:
             os.close(descriptor)
         self.is_there = True
+        if not data:  # made, and not written before the process was killed: there was no gap then
+            return None
         return _decode(data, self._size)
 
     def write(self, spans: SpanSet) -> None:

@@ -60,6 +60,11 @@ class StoreLayout:
         return self.root / ".dmr" / "quarantine"
 
     @property
+    def removals(self) -> Path:
+        """Marks of models whose files are being deleted, named by their IDs."""
+        return self.root / ".dmr" / "removals"
+
+    @property
     def blobs(self) -> Path:
         """Complete blobs, and the reference's partial ones."""
         return self.root / "blobs" / "sha256"

@@ -292,6 +292,16 @@ class TestTwoProcesses:
         await one.refresh()
         assert one.by_tag(_ONE.canonical) == other.by_tag(_ONE.canonical)
 
+    async def test_a_change_leaves_every_other_model_the_object_it_was(self, root: Path) -> None:
+        one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
+        first, second = await put_model(one, _WEIGHTS), await put_model(one, _WEIGHTS[1:])
+        kept = one.by_id(second.id)
+        await one.tag(first.id, _ONE)
+        await other.untag(_ONE.canonical)
+        await one.refresh()
+        assert one.by_tag(_ONE.canonical) is None
+        assert one.by_id(second.id) is kept
+
     async def test_a_change_finds_what_another_removed(self, root: Path) -> None:
         one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
         artifact = await put_model(one, _WEIGHTS)

@@ -19,6 +19,7 @@ from dmr_adapters.model_store.maintenance.census import Found, files_below, take
 from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned, delete_partial, is_abandoned
 from dmr_adapters.model_store.maintenance.marks import Marks, listed_files, mark, quarantined_needs, unlisted
 from dmr_adapters.model_store.maintenance.quarantine import Quarantine, damaged_blob
+from dmr_adapters.model_store.removal import finish_removals
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.store_report import Collected, Collection, GarbageKind
 
@@ -49,6 +50,8 @@ def collect(layout: StoreLayout, *, partials_older_than: float | None, everythin
     """
     index_file = IndexFile(layout)
     index = index_file.read()
+    if not dry_run:
+        finish_removals(layout, index)
     leased = leased_digests(layout, sweep=not dry_run)
     sweep = _Sweep(layout, index, leased, partials_older_than=partials_older_than, everything=everything)
     items = list(sweep.items())

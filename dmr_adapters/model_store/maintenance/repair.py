@@ -23,6 +23,7 @@ from dmr_adapters.model_store.leases import leased_digests
 from dmr_adapters.model_store.maintenance.marks import digests_in, readable_manifest
 from dmr_adapters.model_store.maintenance.quarantine import Quarantine
 from dmr_adapters.model_store.maintenance.survey import Fault, Survey
+from dmr_adapters.model_store.removal import finish_removals
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.store_report import FindingKind
 
@@ -84,6 +85,8 @@ class _Mending:
         self._done: dict[Fault, str] = {}
 
     def run(self, faults: list[Fault]) -> dict[Fault, str]:
+        if not any(fault.kind in {FindingKind.INDEX_DAMAGED, FindingKind.INDEX_MISSING} for fault in faults):
+            finish_removals(self._layout, self._index)
         for fault in faults:
             if fault.kind in _BAD_BLOB and fault.digest is not None and not self._is_used(fault):
                 self._set_blob_aside(fault, fault.digest)
