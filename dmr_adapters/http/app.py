@@ -13,22 +13,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dmr_adapters.http.api.archives import ArchivesApi
 from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
-from dmr_adapters.http.api.explain import ExplainApi
 from dmr_adapters.http.api.health import HealthApi
-from dmr_adapters.http.api.logs import LogsApi
-from dmr_adapters.http.api.metrics import MetricsApi
 from dmr_adapters.http.api.models import ModelsApi
-from dmr_adapters.http.api.requests import RequestsApi
-from dmr_adapters.http.api.store import StoreApi
-from dmr_adapters.http.api.search import SearchApi
-from dmr_adapters.http.api.why import WhyApi
 from dmr_adapters.http.asgi import ClientGoneError, DrainGuard, OriginGuard, PathCleaner
 from dmr_adapters.http.background import BackgroundTasks
 from dmr_adapters.http.errors import error_response, plain_text
 from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.rest_json import json_response
+from dmr_adapters.http.seldom import SeldomApi
 from dmr_adapters.http.services import Services
 from dmr_core.errors import DmrError
 
@@ -72,21 +67,21 @@ class HttpApp:
         models, engines = ModelsApi(self._services), EnginesApi(self._services, self._background)
         backends = BackendsApi(self._services)
         health = HealthApi(self._services)
-        store = StoreApi(self._services)
+        seldom = SeldomApi(self._services)
         routes = [
             Route("/", self._root, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/version", self._version, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/models", models.list),
             Route("/models/{name:path}", models.get),
             Route("/models/{name:path}", models.post, methods=["POST"]),
-            Route("/models/purge", store.purge, methods=["DELETE"]),
+            Route("/models/purge", seldom.purge, methods=["DELETE"]),
             Route("/models/{name:path}", models.delete, methods=["DELETE"]),
             Route("/engines/status", backends.status),
             Route("/engines/install-backend", backends.install, methods=["POST"]),
             Route("/engines/uninstall-backend", backends.uninstall, methods=["POST"]),
             Route("/dmr/v1/backends", backends.list),
             Route("/engines/ps", engines.ps),
-            Route("/engines/requests", RequestsApi(self._services).get),
+            Route("/engines/requests", seldom.requests),
             Route("/engines/df", engines.df),
             Route("/engines/unload", engines.unload, methods=["POST"]),
             Route("/engines/_configure", engines.configured),
@@ -95,13 +90,14 @@ class HttpApp:
             Route("/engines/_configure", engines.reset, methods=["DELETE"]),
             Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
-            Route("/dmr/v1/store/prune", store.prune, methods=["POST"]),
-            Route("/dmr/v1/store/check", store.check, methods=["POST"]),
-            Route("/dmr/v1/store/usage", store.usage),
-            Route("/dmr/v1/search", SearchApi(self._services).search),
-            Route("/dmr/v1/why", WhyApi(self._services).why),
-            Route("/dmr/v1/explain", ExplainApi(self._services).explain),
-            Route("/logs", LogsApi(self._services).logs),
+            Route("/dmr/v1/documents", ArchivesApi(self._services).documents),
+            Route("/dmr/v1/store/prune", seldom.prune, methods=["POST"]),
+            Route("/dmr/v1/store/check", seldom.check, methods=["POST"]),
+            Route("/dmr/v1/store/usage", seldom.usage),
+            Route("/dmr/v1/search", seldom.search),
+            Route("/dmr/v1/why", seldom.why),
+            Route("/dmr/v1/explain", seldom.explain),
+            Route("/logs", seldom.logs),
             Route("/healthz", health.alive),
             Route("/readyz", health.ready),
         ]
@@ -109,7 +105,7 @@ class HttpApp:
             routes.append(Route(f"{prefix}/v1/models", engines.models))
             routes.append(Route(f"{prefix}/v1/models/{{name:path}}", engines.model))
         if self._services.settings.metrics:
-            routes.append(Route("/metrics", MetricsApi(self._services).page))
+            routes.append(Route("/metrics", seldom.metrics))
         handlers = {
             404: _not_found,
             405: _method_not_allowed,

@@ -208,6 +208,13 @@ def plugins_json(plugins: tuple[PluginInfo, ...], detections: tuple[Detection, .
                         "name": device.name,
                         "memory_total": device.memory_total,
                         "memory_free": device.memory_free,
+                        "memory_used": device.memory_used,
+                        "uuid": device.uuid,
+                        "bus": device.bus,
+                        "driver": device.driver,
+                        "architecture": device.architecture,
+                        "parent": device.parent,
+                        "shares_host_memory": device.shares_host_memory,
                     }
                     for device in detection.devices
                 ],

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
-from dmr_adapters.logs.book import LogBook
-from dmr_adapters.metrics.page import MetricsPage
-from dmr_core.domain.gpu import Detection
-from dmr_core.domain.settings import Settings
-from dmr_core.plugins import PluginInfo
-from dmr_core.ports.clock import Clock
-from dmr_core.ports.metrics import Metrics
-from dmr_core.ports.model_store import ModelStore
-from dmr_core.ports.transport import Transport
-from dmr_core.services.backends import BackendService
-from dmr_core.services.catalog import CatalogService
-from dmr_core.services.diagnosing import DiagnosingService
-from dmr_core.services.explaining import ExplainingService
-from dmr_core.services.health import HealthService
-from dmr_core.services.inference import InferenceService
-from dmr_core.services.loading import LoadingService
-from dmr_core.services.maintenance import MaintenanceService
-from dmr_core.services.pulling import PullingService
-from dmr_core.services.pushing import PushingService
-from dmr_core.services.recording import Recorder
-from dmr_core.services.remote_models import RemoteModelService
-from dmr_core.services.scheduling.scheduler import Scheduler
-from dmr_core.services.searching import SearchService
+if TYPE_CHECKING:
+    from dmr_adapters.logs.book import LogBook
+    from dmr_adapters.metrics.page import MetricsPage
+    from dmr_core.domain.gpu import Detection
+    from dmr_core.domain.settings import Settings
+    from dmr_core.plugins import PluginInfo
+    from dmr_core.ports.clock import Clock
+    from dmr_core.ports.metrics import Metrics
+    from dmr_core.ports.model_store import ModelStore
+    from dmr_core.ports.transport import Transport
+    from dmr_core.services.backends import BackendService
+    from dmr_core.services.catalog import CatalogService
+    from dmr_core.services.diagnosing import DiagnosingService
+    from dmr_core.services.explaining import ExplainingService
+    from dmr_core.services.exporting import ExportingService
+    from dmr_core.services.health import HealthService
+    from dmr_core.services.inference import InferenceService
+    from dmr_core.services.loading import LoadingService
+    from dmr_core.services.maintenance import MaintenanceService
+    from dmr_core.services.pulling import PullingService
+    from dmr_core.services.pushing import PushingService
+    from dmr_core.services.recording import Recorder
+    from dmr_core.services.remote_models import RemoteModelService
+    from dmr_core.services.repackaging import RepackagingService
+    from dmr_core.services.scheduling.scheduler import Scheduler
+    from dmr_core.services.searching import SearchService
 
-__all__ = ["Services"]
+__all__ = ["Management", "Services"]
+
+
+@attrs.frozen(kw_only=True)
+class Management:
+    """What only people who look after the service ask for."""
+
+    maintenance: MaintenanceService
+    remote_models: RemoteModelService
+    searching: SearchService
+    diagnosing: DiagnosingService
+    explaining: ExplainingService
+    metrics_page: MetricsPage
 
 
 @attrs.frozen(kw_only=True)
 class Services:
-    """Everything a request may need. Whoever built it closes it."""
+    """Everything a request may need. Whoever built it closes it. ``management`` is made by its first use."""
 
     settings: Settings
     version: str
@@ -47,16 +63,13 @@ class Services:
     pulling: PullingService
     pushing: PushingService
     loading: LoadingService
-    maintenance: MaintenanceService
-    remote_models: RemoteModelService
-    searching: SearchService
+    exporting: ExportingService
+    repackaging: RepackagingService
     backends: BackendService
     scheduler: Scheduler
     inference: InferenceService
-    diagnosing: DiagnosingService
-    explaining: ExplainingService
     health: HealthService
-    metrics_page: MetricsPage
+    management: Callable[[], Management]
     logs: LogBook
     plugins: Callable[[], tuple[PluginInfo, ...]]
     recorder: Recorder | None = None

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import platform
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
@@ -26,20 +27,17 @@ from dmr_adapters.logs.book import LogBook
 from dmr_adapters.logs.handler import recording
 from dmr_adapters.memory.ledger import FileFootprintLedger
 from dmr_adapters.memory.probe import MachineMemoryProbe
-from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
-from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_adapters.model_store.readiness import store_problem
 from dmr_adapters.oci_json import decode_config, decode_manifest
-from dmr_adapters.package_source.filesystem import FilesystemPackageSource
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_adapters.registry.lazy import LazyOciRegistry
-from dmr_adapters.search.opening import open_hubs
 from dmr_adapters.transport.stream_transport import StreamTransport
-from dmr_cli.server.demo import DemoModelSource
+from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
 from dmr_core.domain.gpu import Detection
+from dmr_core.domain.reference import HUGGING_FACE
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
@@ -50,40 +48,39 @@ from dmr_core.ports.memory import FootprintLedger, MemoryProbe
 from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_hub import ModelHub
 from dmr_core.ports.model_store import ModelStore
-from dmr_core.ports.store_maintenance import StoreMaintenance
-from dmr_core.ports.package_source import PackageSource
 from dmr_core.ports.process import ProcessSupervisor
 from dmr_core.ports.registry import Registry
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
-from dmr_core.services.diagnosing import DiagnosingService
-from dmr_core.services.explaining import ExplainingService
+from dmr_core.services.exporting import ExportingService
 from dmr_core.services.fetching import FetchingService
 from dmr_core.services.health import Check, HealthService, backend_check
-from dmr_core.services.hugging_face import HuggingFaceSource
 from dmr_core.services.inference import InferenceService
 from dmr_core.services.launching import LaunchingService
 from dmr_core.services.loading import LoadingService
-from dmr_core.services.maintenance import MaintenanceService, UnmaintainedStore
 from dmr_core.services.memory import MemoryService
-from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.pushing import PushingService
 from dmr_core.services.recording import Recorder
-from dmr_core.services.remote_models import RemoteModelService
+from dmr_core.services.repackaging import RepackagingService
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.scheduling.state import Limits
-from dmr_core.services.searching import OpenSources, SearchService
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Overrides", "Service", "Services", "bind", "build_maintenance", "build_packaging", "open_search", "open_service", "serve"]
+    from dmr_core.ports.package_source import PackageSource
+    from dmr_core.ports.store_maintenance import StoreMaintenance
+    from dmr_core.services.searching import OpenSources, SearchService
 
+__all__ = ["Overrides", "Service", "Services", "bind", "open_search", "open_service", "serve"]
+
+_T = TypeVar("_T")
 _log: Final = logging.getLogger("dmr")
-_DETECTION_TIMEOUT: Final = 5.0
+_DETECTION_TIMEOUT: Final = 20.0
+"""Seconds: a guard against plugins. Ours give up earlier; eight GPUs that must be woken first do take seconds."""
 
 
 @attrs.frozen(kw_only=True)
@@ -133,13 +130,11 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         transport = use.transport or StreamTransport()
         stack.push_async_callback(transport.aclose)
         registry = use.registry or _registry(settings, clock, stack)
-        package_source = use.package_source or FilesystemPackageSource()
-        packaging = PackagingService(package_source)
 
         plugins = PluginRegistry.discover(
             installed_entry_points() if use.entry_points is None else use.entry_points, settings.disabled_plugins
         )
-        detections = await _detect(plugins)
+        detections = await _detect(plugins, list(plugins.detectors))
         specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
         backends, sources = BackendService.build(
             specs,
@@ -159,7 +154,14 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             grace=settings.stop_grace,
             health_interval=settings.health_interval,
         )
-        memory = _memory(settings, use, processes, detections)
+
+        async def look_again() -> tuple[Detection, ...] | None:
+            """Accelerators as they are now, as long as nothing of ours is on them: not before it, nor after it."""
+            seen = [found.variant for found in detections if found.present and found.variant in plugins.detectors]
+            found = None if scheduler.runners() else await _detect(plugins, seen)
+            return None if scheduler.runners() else found
+
+        memory = _memory(settings, use, processes, detections, look_again)
         scheduler = Scheduler(
             launcher=launching.launch,
             clock=clock,
@@ -181,10 +183,16 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory, configuration)
         catalog.protect(inference.in_use, inference.release_model)
         backends.protect(inference.release_backend)
-        demo = DemoModelSource(store, packaging, settings.references.default_registry)
         fetching = FetchingService(store=store, clock=clock)
         hub = use.hub or _hub(settings, clock, stack)
-        hugging_face = HuggingFaceSource(store=store, hub=hub, files=package_source, fetching=fetching, clock=clock)
+        demo = LazyModelSource(
+            lambda reference: reference.name == f"{settings.references.default_registry}/{DEMO_REPOSITORY}",
+            _once(lambda management: management.demo_source(settings, store, use.package_source)),
+        )
+        hugging_face = LazyModelSource(
+            lambda reference: reference.registry == HUGGING_FACE,
+            _once(lambda management: management.hugging_face_source(store, hub, use.package_source, fetching, clock)),
+        )
         pulling = PullingService(
             store=store,
             registry=registry,
@@ -211,39 +219,34 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             pulling=pulling,
             pushing=pushing,
             loading=LoadingService(store, decode_manifest=decode_manifest, decode_config=decode_config),
-            remote_models=RemoteModelService(open_session=pulling.remote, hub=hub, policy=settings.references),
-            searching=SearchService(use.open_hubs) if use.open_hubs else _searching(settings, registry),
+            exporting=ExportingService(store=store, catalog=catalog),
+            repackaging=RepackagingService(
+                store=store, catalog=catalog, decode_manifest=decode_manifest, decode_config=decode_config
+            ),
             backends=backends,
             scheduler=scheduler,
             inference=inference,
-            diagnosing=DiagnosingService(
-                catalog=catalog,
-                scheduler=scheduler,
-                clock=clock,
-                servable=lambda name, mode: inference.plan(name, mode, None),
-            ),
-            explaining=ExplainingService(
-                inference=inference,
-                launching=launching,
-                backends=backends,
-                scheduler=scheduler,
-                keep_alive=settings.keep_alive,
-                keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip("\"' ")),
-            ),
-            maintenance=MaintenanceService(
-                store=store,
-                maintenance=use.maintenance
-                or (UnmaintainedStore() if use.store else build_maintenance(settings.models_path)),
-                scheduler=scheduler,
-                inference=inference,
-            ),
             health=health,
-            metrics_page=MetricsPage(
-                metrics=metrics,
-                transport=transport,
-                runners=scheduler.runners,
-                capacity=lambda: scheduler.capacity,
-                metrics_path=lambda name: getattr(backends.get(name).engine, "metrics_path", None),
+            management=_once(
+                lambda management: management.Parts(
+                    settings=settings,
+                    clock=clock,
+                    store=store,
+                    maintained=use.store is None,
+                    maintenance=use.maintenance,
+                    registry=registry,
+                    hub=hub,
+                    open_hubs=use.open_hubs,
+                    tls=_tls(settings),
+                    transport=transport,
+                    metrics=metrics,
+                    catalog=catalog,
+                    pulling=pulling,
+                    inference=inference,
+                    launching=launching,
+                    backends=backends,
+                    scheduler=scheduler,
+                ).build()
             ),
             logs=logs,
             plugins=plugins.plugins,
@@ -255,34 +258,24 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         yield Service(app, services)
 
 
+def _once(make: Callable[[ModuleType], _T]) -> Callable[[], _T]:
+    """What ``make`` gives from the rest of the composition root, imported and made by the first call."""
+
+    def build() -> _T:
+        from dmr_cli.server import management  # noqa: PLC0415 - see there
+
+        return make(management)
+
+    return cache(build)
+
+
 @asynccontextmanager
 async def open_search(settings: Settings) -> AsyncIterator[SearchService]:
     """What ``dmr search`` needs, which works without a service."""
+    from dmr_cli.server.management import build_search  # noqa: PLC0415 - see there
+
     async with AsyncExitStack() as stack:
-        yield _searching(settings, _registry(settings, SystemClock(), stack))
-
-
-def _searching(settings: Settings, registry: Registry) -> SearchService:
-    return SearchService(
-        partial(
-            open_hubs,
-            registry=registry,
-            policy=settings.references,
-            docker_hub=settings.docker_hub,
-            hugging_face=settings.hub_endpoint,
-            tls=_tls(settings),
-        )
-    )
-
-
-def build_maintenance(models_path: Path) -> StoreMaintenance:
-    """What looks after the store at ``models_path``; works beside services, and without one."""
-    return FilesystemStoreMaintenance(models_path)
-
-
-def build_packaging() -> PackagingService:
-    """What ``dmr package`` needs, which works without a service."""
-    return PackagingService(FilesystemPackageSource())
+        yield build_search(settings, _registry(settings, SystemClock(), stack), _tls(settings))
 
 
 def _places(settings: Settings) -> dict[Path, str]:
@@ -336,8 +329,8 @@ def _hub(settings: Settings, clock: Clock, stack: AsyncExitStack) -> ModelHub:
     return hub
 
 
-async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:
-    """What every detector sees. A detector that raises or hangs is a plugin that failed, no more."""
+async def _detect(plugins: PluginRegistry, variants: Iterable[str]) -> tuple[Detection, ...]:
+    """What these detectors see. A detector that raises or hangs is a plugin that failed, no more."""
 
     async def one(variant: str) -> Detection:
         try:
@@ -351,17 +344,21 @@ async def _detect(plugins: PluginRegistry) -> tuple[Detection, ...]:
             plugins.fail(variant, exc)
             return Detection(variant=variant, detail=f"{type(exc).__name__}: {exc}")
 
-    found = await asyncio.gather(*(one(variant) for variant in list(plugins.detectors)))
+    found = await asyncio.gather(*(one(variant) for variant in variants))
     return tuple(sorted(found, key=lambda detection: detection.variant))
 
 
 def _memory(
-    settings: Settings, use: Overrides, processes: ProcessSupervisor, detections: tuple[Detection, ...]
+    settings: Settings,
+    use: Overrides,
+    processes: ProcessSupervisor,
+    detections: tuple[Detection, ...],
+    look: Callable[[], Awaitable[tuple[Detection, ...] | None]],
 ) -> MemoryService | None:
     """Admission by memory; none over processes that are not real, unless a test says what they have."""
     probe = use.memory
     if probe is None and isinstance(processes, PosixProcessSupervisor):
-        probe = MachineMemoryProbe(processes.memory, detections)
+        probe = MachineMemoryProbe(processes.memory, detections, look=look)
     if probe is None:
         return None
     ledger = use.footprints or FileFootprintLedger(settings.models_path / ".dmr" / "footprints.json")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dmr_cli.server.bootstrap import build_maintenance
+from dmr_cli.server.management import build_maintenance
 from dmr_cli.server.settings import read_settings
 from dmr_core.domain.store_document import check_document
 from dmr_core.domain.store_report import CheckProgress

@@ -10,6 +10,7 @@ from typing import Final
 
 import attrs
 
+from dmr_cli.server.lazy_source import DEMO_REPOSITORY
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
 from dmr_core.domain.reference import Reference
 from dmr_core.errors import RemoteModelNotFoundError
@@ -20,7 +21,6 @@ from dmr_core.services.packaging import ModelDirectory, PackageRequest, Packagin
 
 __all__ = ["DemoModelSource"]
 
-_REPOSITORY: Final = "dmr/demo"
 _CREATED: Final = datetime(2026, 11, 22, tzinfo=UTC)
 _CHUNK: Final = 1024 * 1024
 
@@ -35,7 +35,7 @@ class DemoModelSource(ModelSource):
 
     def claims(self, reference: Reference) -> bool:
         """See :class:`ModelSource`."""
-        return reference.registry == self.registry and reference.repository == _REPOSITORY
+        return reference.registry == self.registry and reference.repository == DEMO_REPOSITORY
 
     async def pull(self, reference: Reference, credentials: Credentials | None) -> AsyncGenerator[Progress, None]:
         """See :class:`ModelSource`."""

@@ -264,7 +264,7 @@ async def test_a_client_that_leaves_ends_its_check(
     store, maintenance = in_memory
     maintenance.gate.clear()
     async with make_world(tmp_path, store=store, maintenance=maintenance) as world:
-        events = world.service.services.maintenance.check()
+        events = world.service.services.management().maintenance.check()
         assert (await anext(events)) is not None
         await events.aclose()
         assert [task for task in asyncio.all_tasks() if "maintenance" in repr(task.get_coro())] == []

@@ -32,7 +32,7 @@ class ExplainApi:
             if not name:
                 raise InvalidRequestError("model is required", param="model")
             await self._services.catalog.find_fresh(name)
-            found = await self._services.explaining.explain(
+            found = await self._services.management().explaining.explain(
                 name, EngineMode.parse(mode) if mode else EngineMode.COMPLETION, query.get("backend") or None
             )
         except DmrError as exc:

@@ -19,4 +19,4 @@ class MetricsApi:
 
     async def page(self, _request: Request) -> Response:
         """Everything there is to be counted, in Prometheus' text format."""
-        return Response(await self._services.metrics_page.render(), headers={"content-type": CONTENT_TYPE})
+        return Response(await self._services.management().metrics_page.render(), headers={"content-type": CONTENT_TYPE})

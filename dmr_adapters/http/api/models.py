@@ -11,7 +11,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from dmr_adapters.http.api.remote import describe_remote
+from dmr_adapters.http.api.archives import ArchivesApi
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
 from dmr_adapters.http.listing import ModelListing
@@ -40,6 +40,7 @@ class ModelsApi:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._archives = ArchivesApi(services)
         self._listing = ModelListing(services.store, model_json)
 
     async def list(self, request: Request) -> Response:
@@ -47,9 +48,13 @@ class ModelsApi:
         return await self._listing.answer(request)
 
     async def get(self, request: Request) -> Response:
-        """``GET /models/{name}``, with ``?remote=true`` the registry's view of it."""
+        """``GET /models/{name}``, with ``?remote=true`` the registry's view of it; ``/models/{name}/export``."""
         name = request.path_params["name"]
+        if name.endswith("/export"):
+            return await self._archives.export(name.removesuffix("/export"), request)
         if _flag(request, "remote"):
+            from dmr_adapters.http.api.remote import describe_remote  # noqa: PLC0415 - few ask
+
             return await describe_remote(
                 self._services, name, stock=is_stock_cli(request.headers.get("user-agent", ""))
             )
@@ -59,7 +64,7 @@ class ModelsApi:
             return plain_text("model not found" if isinstance(exc, ModelNotFoundError) else exc.message, status_of(exc))
 
     async def post(self, request: Request) -> Response:
-        """``POST /models/create``, ``/models/load`` and ``/models/{name}/{tag,push}``."""
+        """``POST /models/create``, ``/models/load`` and ``/models/{name}/{tag,push,repackage}``."""
         path = request.path_params["name"]
         if path == "create":
             return await self._create(request)
@@ -70,6 +75,8 @@ class ModelsApi:
             return await self._tag(name, request)
         if action == "push" and name:
             return await self._push(name, request)
+        if action == "repackage" and name:
+            return await self._archives.repackage(name, request)
         return plain_text(f'unknown action "{action}"', 404)
 
     async def delete(self, request: Request) -> Response:

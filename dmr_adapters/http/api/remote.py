@@ -22,7 +22,7 @@ _GATEWAY: Final = (502, 503, 504)
 async def describe_remote(services: Services, name: str, *, stock: bool) -> Response:
     """Answer for ``name``; ``stock`` is whether the stock CLI asks, to which 502-504 are this service's own trouble."""
     try:
-        return json_response(_model_json(await services.remote_models.describe(name)))
+        return json_response(_model_json(await services.management().remote_models.describe(name)))
     except DmrError as exc:
         status = status_of(exc)
         text = f"error while getting remote model: {_reason(exc, name)}"

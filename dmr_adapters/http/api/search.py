@@ -26,7 +26,7 @@ class SearchApi:
         """``GET /dmr/v1/search[?term=][&limit=][&source=]``."""
         query = request.query_params
         try:
-            outcome = await self._services.searching.search(
+            outcome = await self._services.management().searching.search(
                 query.get("term", ""), limit=_number(query.get("limit", "32")), source=query.get("source", "all")
             )
         except DmrError as exc:

@@ -45,7 +45,7 @@ class StoreApi:
     """Handlers that look after the store."""
 
     def __init__(self, services: Services) -> None:
-        self._maintenance = services.maintenance
+        self._maintenance = services.management().maintenance
 
     async def purge(self, _request: Request) -> Response:
         """``DELETE /models/purge``: remove every model. An empty 200, as the reference answers."""

@@ -113,7 +113,7 @@ def package(
 def _build(request: PackageRequest, *, quiet: bool) -> BuiltArtifact:
     import asyncio  # noqa: PLC0415 - only packaging needs a loop
 
-    from dmr_cli.server.bootstrap import build_packaging  # noqa: PLC0415 - adapters, which clients otherwise do without
+    from dmr_cli.server.management import build_packaging  # noqa: PLC0415 - adapters, which clients otherwise do without
 
     with reporter_for(quiet=quiet) as reporter:
         return asyncio.run(build_packaging().build(request, _Hashed(reporter)))

@@ -1,0 +1,79 @@
+"""Handlers that few requests need, each imported by the first that does: a service that starts does not wait for them."""
+
+# ruff: noqa: PLC0415 - that is what this module is for
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dmr_adapters.http.services import Services
+
+__all__ = ["SeldomApi"]
+
+
+class SeldomApi:
+    """Stands for the classes in ``api`` that it names."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def purge(self, request: Request) -> Response:
+        """``DELETE /models/purge``."""
+        from dmr_adapters.http.api.store import StoreApi
+
+        return await StoreApi(self._services).purge(request)
+
+    async def prune(self, request: Request) -> Response:
+        """``POST /dmr/v1/store/prune``."""
+        from dmr_adapters.http.api.store import StoreApi
+
+        return await StoreApi(self._services).prune(request)
+
+    async def check(self, request: Request) -> Response:
+        """``POST /dmr/v1/store/check``."""
+        from dmr_adapters.http.api.store import StoreApi
+
+        return await StoreApi(self._services).check(request)
+
+    async def usage(self, request: Request) -> Response:
+        """``GET /dmr/v1/store/usage``."""
+        from dmr_adapters.http.api.store import StoreApi
+
+        return await StoreApi(self._services).usage(request)
+
+    async def search(self, request: Request) -> Response:
+        """``GET /dmr/v1/search``."""
+        from dmr_adapters.http.api.search import SearchApi
+
+        return await SearchApi(self._services).search(request)
+
+    async def why(self, request: Request) -> Response:
+        """``GET /dmr/v1/why``."""
+        from dmr_adapters.http.api.why import WhyApi
+
+        return await WhyApi(self._services).why(request)
+
+    async def explain(self, request: Request) -> Response:
+        """``GET /dmr/v1/explain``."""
+        from dmr_adapters.http.api.explain import ExplainApi
+
+        return await ExplainApi(self._services).explain(request)
+
+    async def metrics(self, request: Request) -> Response:
+        """``GET /metrics``."""
+        from dmr_adapters.http.api.metrics import MetricsApi
+
+        return await MetricsApi(self._services).page(request)
+
+    async def logs(self, request: Request) -> Response:
+        """``GET /logs``."""
+        from dmr_adapters.http.api.logs import LogsApi
+
+        return await LogsApi(self._services).logs(request)
+
+    async def requests(self, request: Request) -> Response:
+        """``GET /engines/requests``."""
+        from dmr_adapters.http.api.requests import RequestsApi
+
+        return await RequestsApi(self._services).get(request)
