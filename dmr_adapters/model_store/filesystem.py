@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -128,12 +128,17 @@ class FilesystemModelStore(ModelStore):
     async def untag(self, canonical: str) -> None:
         await self._exclusively(lambda: self._untag(canonical))
 
-    async def remove(self, model_id: Digest) -> None:
+    async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         async with self._lock.hold():
             async with self._showing:
-                garbage = await finish_in_thread(lambda: self._forget(model_id))
+                index = await finish_in_thread(self._read)
+                model = self.by_id(model_id)
+                if model is not None and only_tagged is not None and not set(model.tags) <= set(only_tagged):
+                    return False
+                garbage = await finish_in_thread(lambda: self._forget(index, model_id))
             if garbage is not None:
                 await finish_in_thread(lambda: self._delete(model_id, garbage))
+            return True
 
     async def bundle(self, model_id: Digest) -> Bundle:
         async with self._bundle_locks.of(model_id):
@@ -248,9 +253,8 @@ class FilesystemModelStore(ModelStore):
         index = self._read()
         self._replace(index, index.without_tag(canonical))
 
-    def _forget(self, model_id: Digest) -> frozenset[Digest] | None:
+    def _forget(self, index: Index, model_id: Digest) -> frozenset[Digest] | None:
         """Take a model out of the index; which blobs nobody needs any more, ``None`` if there was no such model."""
-        index = self._read()
         if model_id not in index:
             return None
         own = index.files_of(model_id)

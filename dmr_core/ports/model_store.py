@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -198,8 +198,11 @@ class ModelStore(Protocol):
         """Take a tag away; the model stays. A tag nobody has is a no-op."""
 
     @abstractmethod
-    async def remove(self, model_id: Digest) -> None:
+    async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         """Remove a model with its tags, bundle and every blob no other model needs and nobody leased. Idempotent.
+
+        With ``only_tagged`` nothing happens, and ``False`` is the answer, where the model carries any other tag by now:
+        somebody else may have given it one since the caller looked.
 
         Raises:
             ModelInUseError: the model itself is leased, here or in another process.

@@ -86,15 +86,24 @@ class CatalogService:
             await self._store.refresh()
             return self.find(text)
 
+    def check_tag(self, target: str) -> Reference:
+        """The tag ``target`` stands for.
+
+        Raises:
+            InvalidReferenceError: no model can be given this name.
+        """
+        reference = parse_reference(target, self._policy)
+        if reference.digest is not None or (parse_model_id(target) is not None and "/" not in target):
+            raise InvalidReferenceError(target, "a tag cannot be a digest or a model ID")
+        return reference
+
     async def tag(self, text: str, target: str) -> Reference:
         """Give the model ``text`` names one more tag, taking the tag from any other model.
 
         Raises:
             ModelNotFoundError, InvalidReferenceError: as for :meth:`find`, for either name.
         """
-        reference = parse_reference(target, self._policy)
-        if reference.digest is not None or (parse_model_id(target) is not None and "/" not in target):
-            raise InvalidReferenceError(target, "a tag cannot be a digest or a model ID")
+        reference = self.check_tag(target)
         model = await self.find_fresh(text)
         await self._store.tag(model.id, reference)
         return reference
@@ -113,15 +122,24 @@ class CatalogService:
             await self._store.untag(tag)
             return Removal((tag,), None)
         if tag is None and len(model.tags) > 1 and not force:
-            raise ConflictError(
-                f'unable to delete "{text}" (must be forced) due to multiple tag references: resource conflict'
-            )
+            raise self._ambiguous(text)
         if self._in_use(model.id):
             raise ModelInUseError(f"model {text!r} is being used by a running request; unload it first")
         if self._release is not None:
             await self._release(model.id)  # an engine that is ready holds a lease
-        await self._store.remove(model.id)
-        return Removal(model.tags, model.id)
+        # Another process may have given it a tag since, and been told that it has it.
+        if await self._store.remove(model.id, only_tagged=None if force and tag is None else model.tags):
+            return Removal(model.tags, model.id)
+        if tag is None:
+            raise self._ambiguous(text)
+        await self._store.untag(tag)
+        return Removal((tag,), None)
+
+    @staticmethod
+    def _ambiguous(text: str) -> ConflictError:
+        return ConflictError(
+            f'unable to delete "{text}" (must be forced) due to multiple tag references: resource conflict'
+        )
 
     def _look_up(self, text: str) -> Model:
         model_id = parse_model_id(text)

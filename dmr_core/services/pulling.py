@@ -14,7 +14,7 @@ from dmr_core.domain.artifact import Artifact, Descriptor, check_supported
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.progress import LayerProgress, Progress, ProgressKind, TransferMode
 from dmr_core.domain.reference import HUGGING_FACE, Reference, ReferencePolicy, parse_reference
-from dmr_core.errors import DmrError, ShuttingDownError, UnsupportedFormatError
+from dmr_core.errors import DmrError, ModelNotFoundError, ShuttingDownError, UnsupportedFormatError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.metrics import Metrics
 from dmr_core.ports.model_source import ModelSource
@@ -187,8 +187,7 @@ class PullingService:
         async with self._registry.session(reference, credentials=credentials) as session:
             remote = await session.manifest()
             present = self._store.by_id(remote.digest)
-            if present is not None:
-                await self._store.tag(present.id, reference)
+            if present is not None and await self._tagged(present.id, reference):
                 yield _success(f"Using cached model: {present.config.size}")
                 return
             check_supported(remote.manifest)
@@ -199,6 +198,14 @@ class PullingService:
             async for line in self._in_turn(self._take_in(pull, session, artifact, reference)):
                 yield line
         yield _success("Model pulled successfully")
+
+    async def _tagged(self, model_id: Digest, reference: Reference) -> bool:
+        """Tag a model that is here; ``False`` where another process has just removed it."""
+        try:
+            await self._store.tag(model_id, reference)
+        except ModelNotFoundError:
+            return False
+        return True
 
     async def _in_turn(self, lines: AsyncIterator[Progress]) -> AsyncGenerator[Progress, None]:
         """``lines``, once it is this pull's turn; until then a line that says what it is waiting for."""

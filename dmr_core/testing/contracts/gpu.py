@@ -84,8 +84,6 @@ class GpuDetectorContract(ABC):
         detector, parts = case
         found = await self._look(detector)
         _check_devices(found, parts)
-        if found.variant != "cpu":
-            assert all(device.parent for device in found.devices)
         assert all(device.memory_total for device in found.devices)
 
     async def test_a_driver_without_its_runtime_is_explained(self) -> None:
@@ -108,7 +106,7 @@ class GpuDetectorContract(ABC):
             await asyncio.sleep(0)
             look.cancel()
             async with asyncio.timeout(_DEADLINE):
-                assert [True] == [isinstance(end, asyncio.CancelledError) for end in await _ends(look)]
+                assert [isinstance(end, asyncio.CancelledError) for end in await _ends(look)] == [True]
 
     async def _look(self, detector: GpuDetector) -> Detection:
         async with asyncio.timeout(_DEADLINE):
@@ -120,7 +118,7 @@ class GpuDetectorContract(ABC):
 
 
 async def _ends(look: asyncio.Future[Detection]) -> list[Detection | BaseException]:
-    return await asyncio.gather(look, return_exceptions=True)
+    return [*await asyncio.gather(look, return_exceptions=True)]
 
 
 def _check_devices(found: Detection, count: int) -> None:

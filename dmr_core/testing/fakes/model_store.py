@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -148,9 +148,11 @@ class InMemoryModelStore(ModelStore):
             model = self._models[model_id]
             self._show(attrs.evolve(model, tags=tuple(tag for tag in model.tags if tag != canonical)))
 
-    async def remove(self, model_id: Digest) -> None:
+    async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         if model_id not in self._models:
-            return
+            return True
+        if only_tagged is not None and not set(self._models[model_id].tags) <= set(only_tagged):
+            return False
         if model_id in self.leased:
             raise ModelInUseError(f"model {self._models[model_id].name!r} is being used")
         model = self._models.pop(model_id)
@@ -162,6 +164,7 @@ class InMemoryModelStore(ModelStore):
             if blob.digest not in needed and blob.digest not in self.leased:
                 self.blobs.pop(blob.digest, None)
         self._generation += 1
+        return True
 
     async def bundle(self, model_id: Digest) -> Bundle:
         model = self._models.get(model_id)
