@@ -47,6 +47,11 @@ class SharedWork(Generic[_K]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing new is begun any more."""
+        return self._closed
+
     async def follow(
         self, key: _K, begin: Callable[[], AsyncGenerator[Progress, None]]
     ) -> AsyncGenerator[Progress, None]:

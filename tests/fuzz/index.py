@@ -31,6 +31,6 @@ def target(data: bytes) -> None:
         without = changed.without_model(entry.id)
         assert entry.id not in without
         assert tuple(Index.parse(without.encode()).entries()) == tuple(without.entries())
-        changed.digests_needed_without(entry.id)
+        assert changed.needed_without(entry.id, [_OTHER]) == ({_OTHER} if entry.id != _OTHER else set())
         changed.files_of(entry.id)
     assert all(_TAG not in entry.tags for entry in changed.without_tag(_TAG).entries())

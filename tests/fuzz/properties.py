@@ -14,7 +14,6 @@ _MAX_CONTEXT = 2**31 - 1
 def config_of(metadata: WeightsMetadata, fmt: str) -> ModelConfig:
     """The config that packaging makes of metadata."""
     assert metadata.context_size is None or 0 < metadata.context_size <= _MAX_CONTEXT
-    raw = {"gguf": "gguf", "safetensors": "safetensors", "dduf": "diffusers"}[fmt]
     return ModelConfig(
         format=fmt,
         quantization=metadata.quantization,
@@ -22,7 +21,9 @@ def config_of(metadata: WeightsMetadata, fmt: str) -> ModelConfig:
         architecture=metadata.architecture,
         size=metadata.size,
         context_size=metadata.context_size,
-        **{raw: metadata.raw},
+        gguf=metadata.raw if fmt == "gguf" else {},
+        safetensors=metadata.raw if fmt == "safetensors" else {},
+        diffusers=metadata.raw if fmt == "dduf" else {},
     )
 
 

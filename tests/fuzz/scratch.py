@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
-__all__ = ["emptied", "put"]
+__all__ = ["MEMORY", "SCRATCH", "emptied", "put"]
 
-_MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")
+SCRATCH = "DMR_FUZZ_SCRATCH"
+"""Names the directory in the environment of a process that may die before it has cleared away."""
 
 
 @cache
 def _directory() -> Path:
-    directory = Path(tempfile.mkdtemp(prefix="dmr-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    if (given := os.environ.get(SCRATCH)) is not None:
+        return Path(given)
+    directory = Path(tempfile.mkdtemp(prefix="dmr-fuzz-", dir=MEMORY if MEMORY.is_dir() else None))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
 
