@@ -10,12 +10,16 @@ __all__ = ["InMemoryMetrics"]
 
 
 class InMemoryMetrics(Metrics):
-    """Counts by name and label values: ``counts["load", "echo", "ready"]``; ``alive`` is the number of runners."""
+    """Counts by name and label values: ``counts["load", "echo", "ready"]``; ``alive`` is the number of runners.
+
+    ``received`` is how many bytes pulls brought.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
         self.alive = 0
         self.queued = 0
+        self.received = 0
 
     def request(self, *, backend: str, mode: str, status: int, seconds: float) -> None:
         """See :class:`Metrics`."""
@@ -48,6 +52,7 @@ class InMemoryMetrics(Metrics):
     def pulled(self, *, outcome: str, received: int, seconds: float) -> None:
         """See :class:`Metrics`."""
         self.counts["pulled", outcome] += 1
+        self.received += received
 
     def render(self) -> tuple[bytes, str]:
         """See :class:`Metrics`."""
