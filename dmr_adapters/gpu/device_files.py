@@ -1,20 +1,28 @@
-"""Seeing an accelerator by the device files its kernel driver makes.
+"""The device files a kernel driver makes, one for each device.
 
 A directory listing: it costs nothing where the hardware is absent, and cannot hang.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from dmr_core.domain.gpu import Detection, GpuDevice
-
-__all__ = ["detect_by_files"]
+__all__ = ["numbered_files"]
 
 
-def detect_by_files(variant: str, root: Path, pattern: str, name: str, missing: str) -> Detection:
-    """One device per file below ``root`` that matches ``pattern``; ``missing`` says what it means that there is none."""
-    # By length first: number 10 comes after number 2.
-    found = sorted(root.glob(pattern), key=lambda path: (len(path.name), path.name)) if root.is_dir() else []
-    devices = tuple(GpuDevice(index=index, name=f"{name} ({path.name})") for index, path in enumerate(found))
-    return Detection(variant=variant, devices=devices, detail="" if devices else missing)
+def numbered_files(folder: Path, prefix: str) -> tuple[str, ...]:
+    """Names that are ``prefix`` and a number, by that number: 10 comes after 2."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - names, not paths
+    except OSError:
+        return ()
+    numbers = {
+        name: name.removeprefix(prefix) for name in names if name.startswith(prefix) and len(name) < len(prefix) + 6
+    }
+    return tuple(
+        sorted(
+            (name for name, number in numbers.items() if number.isascii() and number.isdigit()),
+            key=lambda name: int(numbers[name]),
+        )
+    )

@@ -15,4 +15,9 @@ class GpuDetector(Protocol):
 
     @abstractmethod
     async def detect(self) -> Detection:
-        """What is there. Costs nothing where the hardware is absent, never hangs, never raises for its absence."""
+        """What is there now; nothing is kept from one call to the next, so memory is as free as it says.
+
+        Costs nothing where the hardware is absent: no process, no library. Never hangs: a driver or tool that does is
+        given up after a time limit of the detector's own. Never raises: what went wrong is the detection's ``detail``.
+        Cancelling it leaves no process behind.
+        """

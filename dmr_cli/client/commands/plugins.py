@@ -68,9 +68,9 @@ def _detection(entry: dict[str, Any]) -> list[tuple[object, ...]]:
             device.get("name"),
             _memory(device.get("memory_total")),
             _memory(device.get("memory_free")),
-            detail,
+            "" if position else detail,
         )
-        for device in devices
+        for position, device in enumerate(devices)
     ]
 
 

@@ -1,10 +1,11 @@
-"""Detectors on machines that are nothing but directories."""
+"""NVIDIA GPUs: what was said becomes devices and sentences; which devices variables leave; who registers."""
 
 from __future__ import annotations
 
-import platform
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pytest
 
@@ -12,180 +13,357 @@ from dmr_adapters.gpu import plugin
 from dmr_adapters.gpu.cann import CannDetector
 from dmr_adapters.gpu.cpu import CpuDetector
 from dmr_adapters.gpu.cuda import CudaDetector
+from dmr_adapters.gpu.device_files import numbered_files
 from dmr_adapters.gpu.musa import MusaDetector
+from dmr_adapters.gpu.nvidia_gpu import NvidiaGpu, NvidiaReport, parse_nvml_report, usable_devices
+from dmr_adapters.gpu.nvidia_smi import parse_instances, parse_query
+from dmr_adapters.gpu.nvidia_trouble import trouble
 from dmr_adapters.gpu.rocm import RocmDetector
+from dmr_adapters.gpu.visible import Selection, select_visible
 from dmr_core.domain.gpu import Detection, GpuDevice
-from dmr_core.ports.gpu import GpuDetector
-from dmr_core.testing.contracts.gpu import GpuDetectorContract
+from tests.stand_ins.gpu_machine import GARBAGE, RECORDED, Machine, nvml_report, recorded
 
-GIB = 2**30
-GARBAGE = bytes(range(256))
+_MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """An empty machine, also known to the test's instance as ``root``."""
-    if request.instance is not None:
-        request.instance.root = tmp_path
-    return tmp_path
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
 
 
-def put(path: Path, content: str | bytes = "") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def card(root: Path, number: int, total: str | bytes, used: str | bytes | None = "0\n") -> None:
-    device = root / "drm" / f"card{number}" / "device"
-    put(device / "mem_info_vram_total", total)
-    if used is not None:
-        put(device / "mem_info_vram_used", used)
-
-
-def rocm(root: Path) -> RocmDetector:
-    return RocmDetector(dev=root / "dev", drm=root / "drm")
-
-
-def cpu(root: Path) -> CpuDetector:
-    return CpuDetector(meminfo=root / "meminfo", cgroup=root / "cgroup")
-
-
-class DeviceFiles(GpuDetectorContract):
-    """Detectors that look at nothing but the names of device files."""
-
-    root: Path
-    kind: ClassVar[type[CudaDetector | MusaDetector | CannDetector]]
-    prefix: ClassVar[str]
-    others: ClassVar[tuple[str, ...]] = ()
-
-    def detector(self, devices: int) -> GpuDetector:
-        (self.root / "dev").mkdir(exist_ok=True)
-        for name in (*self.others, "null", *(f"{self.prefix}{number}" for number in range(devices))):
-            put(self.root / "dev" / name)
-        return self.kind(dev=self.root / "dev")
-
-    def confused(self) -> GpuDetector:
-        put(self.root / "dev", GARBAGE)
-        return self.kind(dev=self.root / "dev")
-
-    async def test_other_files_of_the_driver_are_no_devices(self) -> None:
-        assert not (await self.detector(0).detect()).present
-
-    async def test_the_tenth_device_comes_after_the_ninth(self) -> None:
-        found = await self.detector(12).detect()
-        assert [device.name.rpartition("(")[2] for device in found.devices] == [
-            f"{self.prefix}{number})" for number in range(12)
-        ]
-
-    async def test_a_machine_without_device_files_at_all_has_none(self) -> None:
-        assert not (await self.kind(dev=self.root / "absent").detect()).present
-
-
-class TestCuda(DeviceFiles):
-    variant, kind, prefix = "cuda", CudaDetector, "nvidia"
-    others = ("nvidiactl", "nvidia-uvm", "nvidia-modeset", "nvidia-caps")
-
-
-class TestMusa(DeviceFiles):
-    variant, kind, prefix = "musa", MusaDetector, "mtgpu."
-    others = ("mtgpu", "mtgpu.ctl")
-
-
-class TestCann(DeviceFiles):
-    variant, kind, prefix = "cann", CannDetector, "davinci"
-    others = ("davinci_manager",)
-
-
-class TestRocm(GpuDetectorContract):
-    variant = "rocm"
-    root: Path
-
-    def detector(self, devices: int) -> GpuDetector:
-        if devices:
-            put(self.root / "dev" / "kfd")
-        for number in range(devices):
-            card(self.root, number, f"{16 * GIB}\n", f"{number * GIB}\n")
-        return rocm(self.root)
-
-    def confused(self) -> GpuDetector:
-        put(self.root / "dev" / "kfd")
-        card(self.root, 0, GARBAGE, GARBAGE)
-        card(self.root, 1, "", None)
-        return rocm(self.root)
-
-
-class TestCpu(GpuDetectorContract):
-    variant, least, most = "cpu", 1, 1
-    root: Path
-
-    def detector(self, devices: int) -> GpuDetector:
-        put(self.root / "meminfo", "MemTotal:       1024 kB\nMemAvailable:    512 kB\n")
-        return cpu(self.root)
-
-    def confused(self) -> GpuDetector:
-        put(self.root / "meminfo", GARBAGE)
-        put(self.root / "cgroup" / "memory.max", GARBAGE)
-        return cpu(self.root)
-
-
-async def test_rocm_tells_the_memory_of_each_card_in_their_order(machine: Path) -> None:
-    put(machine / "dev" / "kfd")
-    card(machine, 10, f"{2 * GIB}\n", None)
-    card(machine, 2, f"{8 * GIB}\n", f"{3 * GIB}\n")
-
-    assert await rocm(machine).detect() == Detection(
-        variant="rocm",
-        devices=(
-            GpuDevice(index=0, name="AMD GPU (card2)", memory_total=8 * GIB, memory_free=5 * GIB),
-            GpuDevice(index=1, name="AMD GPU (card10)", memory_total=2 * GIB, memory_free=None),
-        ),
+def cuda(machine: Machine, report: object = None, smi: Path | None = None, **environ: str) -> CudaDetector:
+    text = json.dumps({"library": None, "missing": "not found"} if report is None else report)
+    return CudaDetector(
+        dev=machine.dev,
+        sys=machine.sys,
+        proc=machine.proc,
+        environ=environ,
+        nvml=("/bin/sh", "-c", f'cat "{machine.put("nvml.json", text)}"'),
+        smi=smi or machine.root / "none",
     )
 
 
-async def test_rocm_without_its_compute_device_has_no_gpu(machine: Path) -> None:
-    card(machine, 0, f"{8 * GIB}")
+def devices(report: Mapping[str, Any] | NvidiaReport | None, **environ: str) -> tuple[list[str], str]:
+    """UUIDs of what can be used, and what is said."""
+    if not isinstance(report, NvidiaReport):
+        report = parse_nvml_report(json.dumps(report))
+    assert report is not None
+    found, notes = usable_devices(report, environ, None)
+    return [device.uuid for device in found], " ".join(notes)
 
-    assert await rocm(machine).detect() == Detection(
-        variant="rocm", detail="no /dev/kfd: no AMD GPU, or its compute driver is not loaded"
-    )
 
-
-@pytest.mark.parametrize("total", ["0\n", "", "none\n", GARBAGE])
-async def test_a_card_without_memory_of_its_own_is_no_device(machine: Path, total: str | bytes) -> None:
-    put(machine / "dev" / "kfd")
-    card(machine, 0, total)
-
-    assert await rocm(machine).detect() == Detection(
-        variant="rocm", detail="/dev/kfd exists, but no card reports video memory"
-    )
+# --- which devices
 
 
 @pytest.mark.parametrize(
-    ("meminfo", "limit", "used", "memory"),
+    ("value", "kept", "broken"),
     [
-        ("MemTotal: 8 kB\nMemAvailable: 6 kB\n", None, None, (8192, 6144)),
-        ("MemTotal: 8 kB\nMemAvailable: 6 kB\n", "max\n", "100\n", (8192, 6144)),
-        ("MemTotal: 8 kB\nMemAvailable: 6 kB\n", "4096\n", "96\n", (4096, 4000)),
-        ("MemTotal: 8 kB\nMemAvailable: 1 kB\n", "4096\n", "96\n", (4096, 1024)),
-        ("MemTotal: 8 kB\nMemAvailable: 6 kB\n", "4096\n", None, (4096, 4096)),
-        ("MemTotal: 8 kB\nMemAvailable: 6 kB\n", "1000000\n", "96\n", (8192, 6144)),
-        ("MemTotal: 8 kB\n", None, None, (8192, None)),
-        ("MemTotal:\nMemAvailable: much\n", None, None, (None, None)),
-        (None, None, None, (None, None)),
-        (None, "4096\n", "96\n", (4096, 4000)),
-        ("MemTotal: ²\n", "²\n", None, (None, None)),
+        (None, (0, 1, 2), ""),
+        ("", (), ""),
+        ("  ", (), ""),
+        ("0", (0,), ""),
+        ("2,0", (2, 0), ""),
+        (" 1 , 2 ", (1, 2), ""),
+        ("GPU-bb", (1,), ""),
+        ("gpu-BB,0", (1, 0), ""),
+        ("GPU-", (), "GPU-"),
+        ("-1", (), "-1"),
+        ("1,-1,0", (1,), "-1"),
+        ("0,7,1", (0,), "7"),
+        ("0,0", (), "0"),
+        ("0,GPU-aa", (), "GPU-aa"),
+        ("0,,1", (0,), "an empty entry"),
+        ("NoDevFiles", (), "NoDevFiles"),
+        ("9" * 5000, (), "9" * 5000),
+        ("²", (), "²"),
     ],
 )
-async def test_the_processor_may_use_what_its_control_group_allows(
-    machine: Path, meminfo: str | None, limit: str | None, used: str | None, memory: tuple[int | None, int | None]
-) -> None:
-    for path, content in (("meminfo", meminfo), ("cgroup/memory.max", limit), ("cgroup/memory.current", used)):
-        if content is not None:
-            put(machine / path, content)
-    (device,) = (await cpu(machine).detect()).devices
+def test_devices_are_chosen_as_cuda_chooses(value: str | None, kept: tuple[int, ...], broken: str) -> None:
+    assert Selection(kept, broken) == select_visible(value, ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"])
 
-    assert memory == (device.memory_total, device.memory_free)
-    assert device.name.startswith(f"{platform.machine()}, ")
+
+def test_device_files_are_counted_by_their_numbers(machine: Machine) -> None:
+    machine.device_files("nvidia", 11, "nvidiactl", "nvidia-uvm", "nvidia²", "nvidia" + "1" * 30, "null")
+    assert tuple(f"nvidia{number}" for number in range(11)) == numbered_files(machine.dev, "nvidia")
+
+
+# --- what the library said
+
+
+def test_an_h100_is_told_in_full() -> None:
+    report = parse_nvml_report(recorded("nvml-h100.json"))
+    assert report is not None
+    assert usable_devices(report, {}, None) == (
+        (
+            GpuDevice(
+                index=0,
+                name="NVIDIA H100 80GB HBM3",
+                memory_total=81559 * _MIB,
+                memory_free=81079 * _MIB,
+                memory_used=0,
+                uuid="GPU-43544427-5211-0930-9149-f3b8b5fd14e2",
+                bus="00000000:00:06.0",
+                driver="580.159.04",
+                architecture="9.0",
+            ),
+        ),
+        [],
+    )
+
+
+def test_the_tool_tells_the_same_as_the_library() -> None:
+    library, tool = parse_nvml_report(recorded("nvml-h100.json")), parse_query(recorded("nvidia-smi-query-h100.csv"))
+    assert library is not None
+    assert tool is not None
+    assert usable_devices(library, {}, None) == usable_devices(tool, {}, None)
+
+
+def test_mig_instances_stand_for_their_gpu_and_one_without_any_is_of_no_use() -> None:
+    found, said = devices(json.loads(recorded("nvml-a100-mig.json")))
+    assert ["MIG-c7384736-a75d-5afc-978f-d2f1294409fd", "MIG-a5d2a1f0-7f0b-5d39-9a3e-5c0ec6a2bd11"] == found
+    assert "GPU 1 (NVIDIA A100-SXM4-40GB) is in MIG mode without an instance" in said
+    assert "`nvidia-smi mig -i 1 -cgi PROFILE -C`" in said
+
+
+def test_the_tool_names_mig_instances_without_their_memory() -> None:
+    gpus = parse_query(recorded("nvidia-smi-query-a100-mig.csv"))
+    assert gpus is not None
+    report = parse_instances(gpus, recorded("nvidia-smi-list-a100-mig.txt"))
+    found, _ = usable_devices(report, {}, None)
+    assert [("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None)] == [
+        (device.name, device.memory_total) for device in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("MIG-a5d2", ["MIG-a5d2a1f0-7f0b-5d39-9a3e-5c0ec6a2bd11"]),
+        ("GPU-5c89852c", []),
+        ("1", ["MIG-a5d2a1f0-7f0b-5d39-9a3e-5c0ec6a2bd11"]),
+    ],
+)
+def test_a_mig_instance_is_chosen_by_its_own_name(value: str, kept: list[str]) -> None:
+    assert kept == devices(json.loads(recorded("nvml-a100-mig.json")), CUDA_VISIBLE_DEVICES=value)[0]
+
+
+def test_chosen_devices_are_counted_anew_in_the_order_asked_for() -> None:
+    report = parse_nvml_report(json.dumps(nvml_report(4)))
+    assert report is not None
+    found, notes = usable_devices(report, {"CUDA_VISIBLE_DEVICES": "3,1"}, None)
+    assert [(0, "00000000:00:09.0"), (1, "00000000:00:07.0")] == [(device.index, device.bus) for device in found]
+    assert [] == notes
+
+
+@pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
+def test_hiding_every_gpu_is_said(value: str) -> None:
+    found, said = devices(nvml_report(2), CUDA_VISIBLE_DEVICES=value)
+    assert [] == found
+    assert f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU: unset it to use them." == said
+
+
+def test_a_number_that_names_no_gpu_is_said() -> None:
+    found, said = devices(nvml_report(2), CUDA_VISIBLE_DEVICES="0,5")
+    assert 1 == len(found)
+    assert "CUDA_VISIBLE_DEVICES='0,5': '5' names no GPU here" in said
+
+
+def test_numbers_among_gpus_that_differ_come_with_a_warning() -> None:
+    report = nvml_report(2)
+    report["devices"][1]["name"] = "NVIDIA L4"
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in devices(report, CUDA_VISIBLE_DEVICES="1")[1]
+    assert "" == devices(report, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER="PCI_BUS_ID")[1]
+
+
+@pytest.mark.parametrize(
+    ("compute", "told"), [("6.1", True), ("7.0", True), ("7.5", False), ("12.0", False), ("", False)]
+)
+def test_a_gpu_that_new_kernels_leave_out_is_told(compute: str, *, told: bool) -> None:
+    report = nvml_report(1)
+    report["devices"][0]["compute"] = compute
+    found, said = devices(report)
+    assert 1 == len(found)
+    assert told == ("for which CUDA 13 has no kernels" in said)
+
+
+def test_a_gpu_that_fell_off_the_bus_is_told_and_the_others_are_used() -> None:
+    report = nvml_report(2)
+    fault = {"call": "nvmlDeviceGetHandleByIndex_v2", "code": 15, "text": "GPU is lost"}
+    report["devices"][0] = {"index": 0, "errors": [fault]}
+    found, said = devices(report)
+    assert 1 == len(found)
+    assert "GPU 0 does not answer (GPU is lost): see `dmesg`" in said
+
+
+def test_a_gpu_that_has_the_machines_memory_is_told_from_one_that_does_not_answer() -> None:
+    report = parse_query(recorded("nvidia-smi-query-gb10.csv"))
+    assert report is not None
+    (device,), notes = usable_devices(report, {}, (128, 100))
+    assert (128, 100, 28, True) == (
+        device.memory_total,
+        device.memory_free,
+        device.memory_used,
+        device.shares_host_memory,
+    )
+    assert ["The GPU has no memory of its own: it shares the machine's."] == notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "7",
+        "{",
+        "[" * 100_000,
+        GARBAGE.decode("latin-1"),
+        '{"devices": {"a": 1}}',
+        '{"devices": [null, 3, "x"]}',
+    ],
+)
+def test_nonsense_from_the_library_is_nothing(text: str) -> None:
+    report = parse_nvml_report(text)
+    assert report is None or () == report.gpus
+
+
+def test_values_of_other_types_are_left_out() -> None:
+    gpu = {
+        "index": "0",
+        "name": 7,
+        "uuid": None,
+        "memory": {"total": -5, "free": True, "used": 1 << 70},
+        "mig": 1,
+        "errors": "x",
+    }
+    assert NvidiaReport(gpus=(NvidiaGpu(index=0),)) == parse_nvml_report(json.dumps({"devices": [gpu]}))
+
+
+def test_a_name_brings_nothing_to_a_terminal_but_its_letters() -> None:
+    report = nvml_report(1)
+    report["devices"][0]["name"] = "NVIDIA\x1b[31m  H100\n\x07" + "x" * 5000
+    parsed = parse_nvml_report(json.dumps(report))
+    assert parsed is not None
+    assert parsed.gpus[0].name.startswith("NVIDIA[31m H100 xxx")
+    assert 200 >= len(parsed.gpus[0].name)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "garbage", "a,b", GARBAGE.decode("latin-1"), "0, GPU-1, x\n", "x" * 10**6])
+def test_nonsense_from_the_tool_is_nothing(text: str) -> None:
+    assert parse_query(text) is None
+
+
+# --- why there is none
+
+
+@pytest.mark.parametrize(
+    ("code", "refused", "said"),
+    [
+        (18, {}, "restart the machine"),
+        (9, {}, "modprobe nvidia"),
+        (15, {}, "fell off the bus"),
+        (4, {}, "this user may not use it"),
+        (999, {}, "see `dmesg`"),
+        (999, {"nvidiactl": "EPERM"}, "control group denies the device"),
+        (999, {"nvidia-uvm": "EPERM"}, "/dev/nvidia-uvm: the container's control group denies"),
+        (4, {"nvidiactl": "EACCES"}, "see the owner and mode"),
+        (9, {"nvidiactl": "ENXIO"}, "modprobe nvidia"),
+        (999, {"nvidiactl": "ENOENT"}, "/dev/nvidiactl is missing"),
+    ],
+)
+def test_a_refusal_says_what_to_do(code: int, refused: dict[str, str], said: str) -> None:
+    report = parse_nvml_report(json.dumps({"library": "x", "error": {"code": code, "text": "No"}, "refused": refused}))
+    assert report is not None
+    assert said in trouble(report)
+    assert trouble(report).endswith(".")
+
+
+async def test_where_no_device_file_is_nothing_is_started(machine: Machine) -> None:
+    detector = CudaDetector(
+        dev=machine.dev,
+        sys=machine.sys,
+        proc=machine.proc,
+        environ={},
+        nvml=("/bin/sh", "-c", f"touch {machine.root}/started"),
+    )
+    assert await detector.detect() == Detection(
+        variant="cuda", detail="No NVIDIA GPU: there is no /dev/nvidia0, and none on the PCI bus."
+    )
+    assert not (machine.root / "started").exists()
+
+
+async def test_a_card_without_its_driver_is_told(machine: Machine) -> None:
+    machine.pci("0000:00:06.0", 0x10DE)
+    assert (
+        "There is an NVIDIA GPU at 0000:00:06.0, but no /dev/nvidia0: install" in (await cuda(machine).detect()).detail
+    )
+
+
+async def test_a_card_with_another_driver_is_told(machine: Machine) -> None:
+    machine.pci("0000:00:06.0", 0x10DE, driver="nouveau")
+    assert "is driven by nouveau" in (await cuda(machine).detect()).detail
+
+
+async def test_a_sound_device_of_the_same_vendor_is_no_gpu(machine: Machine) -> None:
+    machine.pci("0000:00:06.1", 0x10DE, kind=0x040300)
+    assert (await cuda(machine).detect()).detail.startswith("No NVIDIA GPU")
+
+
+async def test_a_container_that_was_not_given_the_gpu_is_told(machine: Machine) -> None:
+    first = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build  (nixbld@)\n"
+    machine.put("proc/driver/nvidia/version", first)
+    found = await cuda(machine, NVIDIA_VISIBLE_DEVICES="void").detect()
+    assert (
+        "The NVIDIA driver 580.159.04 is loaded, but there is no /dev/nvidia0 (NVIDIA_VISIBLE_DEVICES='void')"
+        in found.detail
+    )
+    assert "--gpus all" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [("all", 2), ("void", 2), ("", 2), ("1", 2), ("GPU-43544427-5211-0930-9149-f3b8b5fd1401", 2), ("none", 0)],
+)
+async def test_what_a_container_runtime_was_told_hides_nothing_it_let_in(
+    machine: Machine, value: str, count: int
+) -> None:
+    machine.device_files("nvidia", 2)
+    found = await cuda(machine, nvml_report(2), NVIDIA_VISIBLE_DEVICES=value).detect()
+    assert count == len(found.devices)
+    assert bool(found.detail) == (not count)
+
+
+async def test_the_file_of_windows_alone_is_no_gpu(machine: Machine) -> None:
+    machine.put("dev/dxg")
+    assert (await cuda(machine).detect()).detail.startswith("No NVIDIA GPU: /dev/dxg")
+
+
+async def test_windows_lends_its_gpu(machine: Machine) -> None:
+    machine.put("dev/dxg")
+    assert 1 == len((await cuda(machine, nvml_report(1)).detect()).devices)
+
+
+async def test_a_tool_that_fails_is_quoted(machine: Machine) -> None:
+    machine.device_files("nvidia", 1)
+    smi = machine.tool(
+        "nvidia-smi", ("", "NVIDIA-SMI has failed because it couldn't communicate with the driver.\n"), code=9
+    )
+    found = await cuda(machine, smi=smi).detect()
+    assert not found.present
+    assert "failed: NVIDIA-SMI has failed because it couldn't communicate with the driver. " in found.detail
+
+
+async def test_the_tool_lists_mig_instances_where_the_library_is_missing(machine: Machine) -> None:
+    machine.device_files("nvidia", 1)
+    smi = machine.tool(
+        "nvidia-smi",
+        ("--query-gpu", RECORDED / "nvidia-smi-query-a100-mig.csv"),
+        ("-L", RECORDED / "nvidia-smi-list-a100-mig.txt"),
+    )
+    assert 2 == len((await cuda(machine, smi=smi).detect()).devices)
+
+
+# --- who registers
 
 
 def test_each_built_in_plugin_registers_its_own_detector() -> None:
@@ -194,7 +372,6 @@ def test_each_built_in_plugin_registers_its_own_detector() -> None:
         for found in (plugin.cpu, plugin.cuda, plugin.rocm, plugin.musa, plugin.cann)
         for spec in found.dmr_gpu_detectors()
     ]
-
     assert [
         ("cpu", CpuDetector),
         ("cuda", CudaDetector),
@@ -202,10 +379,6 @@ def test_each_built_in_plugin_registers_its_own_detector() -> None:
         ("musa", MusaDetector),
         ("cann", CannDetector),
     ] == [(spec.variant, spec.factory) for spec in specs]
-    assert [spec.variant for spec in sorted(specs, key=lambda spec: -spec.priority)] == [
-        "cuda",
-        "rocm",
-        "musa",
-        "cann",
-        "cpu",
+    assert ["cuda", "rocm", "musa", "cann", "cpu"] == [
+        spec.variant for spec in sorted(specs, key=lambda spec: -spec.priority)
     ]
