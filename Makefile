@@ -86,6 +86,9 @@ bench-pull: $(VENV)/.ready ## 1 GiB from a registry against `skopeo copy`, a thr
 .PHONY: bench-push
 bench-push: $(VENV)/.ready ## 1 GiB to a registry against `skopeo copy`, and the same under a second name, which is a mount
 	$(BIN)/python -m tests.bench.push
+.PHONY: bench-package
+bench-package: $(VENV)/.ready ## 1 GiB into the store by `dmr package`, against `cp` with a sync, and linked, against hashlib
+	$(BIN)/python -m tests.bench.package
 
 .PHONY: bench-store
 bench-store: $(VENV)/.ready ## Listing, chatting and tagging with 1,000 and 10,000 models in the store, against one
@@ -101,6 +104,16 @@ fuzz: $(VENV)/.ready ## Fuzz every parser of hostile bytes, FUZZ=600 seconds eac
 test-scheduler: $(VENV)/.ready ## 10,000 schedules on the rules, then 200 of them with real engine processes
 	DMR_EXAMPLES=10000 $(BIN)/python -m pytest -q --timeout 3600 tests/unit/core/scheduling/test_machine.py
 	DMR_REAL_EXAMPLES=200 $(BIN)/python -m pytest -q --timeout 3600 tests/integration/test_schedules_for_real.py
+
+CRASHES ?= 1000
+.PHONY: test-crash
+test-crash: $(VENV)/.ready ## Kill processes that change a store, CRASHES=1000 times, at every call that changes it and at random
+	$(BIN)/python -m tests.crash --kills $(CRASHES)
+
+HAMMER ?= 60
+.PHONY: test-hammer
+test-hammer: $(VENV)/.ready ## Two services and command lines on one store for HAMMER=60 seconds: nothing acknowledged is lost
+	$(BIN)/python -m tests.crash.hammer --seconds $(HAMMER)
 
 SOAK ?= 300
 .PHONY: soak

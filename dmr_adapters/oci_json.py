@@ -8,11 +8,11 @@ as they are or refused (``null`` never becomes ``'None'``), fields nobody knows 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import attrs
 import orjson
-from cattrs import BaseValidationError, transform_error
+from cattrs import BaseValidationError, IterableValidationError, IterableValidationNote, transform_error
 from cattrs.gen import make_dict_structure_fn, override
 from cattrs.preconf.orjson import make_converter
 from cattrs.v import format_exception
@@ -25,6 +25,7 @@ __all__ = ["MAX_DOCUMENT", "MAX_LAYERS", "decode_config", "decode_manifest", "is
 
 MAX_DOCUMENT: Final = 8 * 1024 * 1024
 MAX_LAYERS: Final = 10_000
+_MAX_VALUES: Final = 1 << 19  # each takes some 64 bytes in memory, and as few as three in a document
 
 _INDEX_MEDIA_TYPES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -32,7 +33,9 @@ _INDEX_MEDIA_TYPES: Final = (
 )
 _MAX_INT32: Final = 2**31 - 1
 _MAX_INT64: Final = 2**63 - 1
+_MAX_MEDIA_TYPE: Final = 255  # RFC 6838, 4.2: two names of up to 127 characters
 _SHOWN_PROBLEMS: Final = 5
+_MAX_PROBLEM: Final = 300  # characters; a problem may quote what it is about, which may be megabytes
 
 _T = TypeVar("_T")
 
@@ -159,6 +162,8 @@ def _from_modelpack(pack: _PackConfig) -> ModelConfig:
 def _load(data: bytes, what: str) -> dict[str, Any]:
     if len(data) > MAX_DOCUMENT:
         raise MalformedArtifactError(f"malformed {what}: {len(data)} bytes, at most {MAX_DOCUMENT} are allowed")
+    if len(data) > _MAX_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise MalformedArtifactError(f"malformed {what}: more than {_MAX_VALUES} values")
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
@@ -180,8 +185,10 @@ def _structure(document: dict[str, Any], cls: type[_T], what: str) -> _T:
 
 def _explain(exc: BaseException, cls: type | None) -> str:
     if isinstance(exc, DmrError):
-        return exc.message
-    return str(exc) if isinstance(exc, ValueError) else format_exception(exc, cls)
+        text = exc.message
+    else:
+        text = str(exc) if isinstance(exc, ValueError) else format_exception(exc, cls)
+    return text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}…"
 
 
 def _mismatch(expected: str, value: object) -> ValueError:
@@ -204,17 +211,21 @@ def _strict(expected: type[_T], name: str) -> Callable[[Any, Any], _T]:
     return take
 
 
-def _bounded_list(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Only a list is a list; cattrs would take a string apart into its characters."""
-
-    def take(value: Any, hint: Any) -> Any:
-        if not isinstance(value, list):
-            raise _mismatch("a list", value)
-        if len(value) > MAX_LAYERS:
-            raise ValueError(f"expected at most {MAX_LAYERS} entries, found {len(value)}")
-        return structure(value, hint)
-
-    return take
+def _bounded_list(value: Any, hint: Any) -> tuple[Any, ...]:
+    """Only a list is a list; cattrs would take a string apart into its characters, and name every bad entry of many."""
+    if not isinstance(value, list):
+        raise _mismatch("a list", value)
+    if len(value) > MAX_LAYERS:
+        raise ValueError(f"expected at most {MAX_LAYERS} entries, found {len(value)}")
+    (entry, _) = get_args(hint)
+    structure, built = _CONVERTER.get_structure_hook(entry), []
+    for number, item in enumerate(value):
+        try:
+            built.append(structure(item, entry))
+        except (BaseValidationError, DmrError, ValueError) as exc:
+            exc.add_note(IterableValidationNote(f"Structuring {hint} @ index {number}", number, entry))
+            raise IterableValidationError(f"While structuring {hint}", [exc], hint) from exc
+    return tuple(built)
 
 
 def _is_tuple(hint: Any) -> bool:
@@ -251,7 +262,13 @@ def _context_size(value: Any, _: Any) -> int:
 def _media_type(value: Any, _: Any) -> str:
     if not isinstance(value, str):
         raise _mismatch("a string", value)
-    return value or MANIFEST_MEDIA_TYPE
+    if len(value) > _MAX_MEDIA_TYPE:
+        raise ValueError(f"expected a media type, found {len(value)} characters")
+    return value
+
+
+def _manifest_type(value: Any, hint: Any) -> str:
+    return _media_type(value, hint) or MANIFEST_MEDIA_TYPE
 
 
 _CONVERTER: Final = make_converter()
@@ -274,18 +291,18 @@ _CONVERTER.register_structure_hook(int, _strict(int, "a number"))
 _CONVERTER.register_structure_hook(bool, _strict(bool, "a boolean"))
 _CONVERTER.register_structure_hook(Digest, _digest)
 _CONVERTER.register_structure_hook_func(lambda hint: hint == Mapping[str, str], _strings)
-_CONVERTER.register_structure_hook_func(_is_tuple, _bounded_list(_CONVERTER.get_structure_hook(tuple[Descriptor, ...])))
+_CONVERTER.register_structure_hook_func(_is_tuple, _bounded_list)
 
 # The order matters: a class takes over the hooks of its fields when it is registered.
 _register(
     Descriptor,
-    media_type=override(rename="mediaType"),
+    media_type=override(rename="mediaType", struct_hook=_media_type),
     size=override(struct_hook=_size),
 )
 _register(
     Manifest,
-    media_type=override(rename="mediaType", struct_hook=_media_type),
-    artifact_type=override(rename="artifactType"),
+    media_type=override(rename="mediaType", struct_hook=_manifest_type),
+    artifact_type=override(rename="artifactType", struct_hook=_media_type),
 )
 _register(_DockerInner, context_size=override(struct_hook=_context_size))
 _register(_DockerDescriptor)

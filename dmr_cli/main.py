@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "tag": ("dmr_cli.client.commands.tag:tag", "Give a model another name"),
     "rm": ("dmr_cli.client.commands.rm:rm", "Remove models"),
     "package": ("dmr_cli.client.commands.package:package", "Make a model of files on disk"),
+    "export": ("dmr_cli.client.commands.export:export", "Write a model to an archive"),
+    "load": ("dmr_cli.client.commands.load:load", "Take in a model from an archive"),
     "ps": ("dmr_cli.client.commands.ps:ps", "List the models in memory"),
     "unload": ("dmr_cli.client.commands.unload:unload", "Take models out of memory (alias: stop)"),
     "configure": ("dmr_cli.client.commands.configure:configure", "Change how a model is loaded (alias: config)"),

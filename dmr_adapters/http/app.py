@@ -91,6 +91,7 @@ class HttpApp:
             Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
             Route("/dmr/v1/documents", ArchivesApi(self._services).documents),
+            Route("/dmr/v1/store", ArchivesApi(self._services).place),
             Route("/dmr/v1/store/prune", seldom.prune, methods=["POST"]),
             Route("/dmr/v1/store/check", seldom.check, methods=["POST"]),
             Route("/dmr/v1/store/usage", seldom.usage),

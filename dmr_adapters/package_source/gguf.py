@@ -64,7 +64,8 @@ class GgufHeader:
     """What one GGUF file says about itself.
 
     ``votes`` counts tensors per type among those that tell the quantization, ``weight_votes`` among
-    all whose names end in ``.weight``, which is what counts for diffusion models.
+    all whose names end in ``.weight``, which is what counts for diffusion models. ``data_size`` is the
+    size of the tensors as the reference counts it.
     """
 
     version: int
@@ -113,9 +114,11 @@ class _Reader:
         tensors = _Tensors()
         for _ in range(tensor_count):
             self._tensor(tensors)
-        data_start = -(-self._file.position // self._alignment) * self._alignment
-        data_size = max(0, self._file.size - data_start)
-        self._check_complete(tensors, data_start, data_size)
+        end = self._file.position
+        data_start = -(-end // self._alignment) * self._alignment
+        self._check_complete(tensors, data_start, max(0, self._file.size - data_start))
+        # The reference skips to the next boundary even from a boundary, and the size it shows lacks what it skipped.
+        data_size = max(0, self._file.size - (end + self._alignment - end % self._alignment))
         return GgufHeader(
             version=self._version,
             values=values,

@@ -43,7 +43,11 @@ _BITS: Final[Mapping[str, int]] = {
 
 _CONFIG: Final = "config.json"
 _MAX_CONFIG: Final = 16 * 1024 * 1024
+_MAX_FIELD: Final = 1 << 16
+_MAX_NESTED: Final = 2
 _MAX_CONTEXT: Final = 2**31 - 1
+# What models of several parts call the config of the part that reads and writes text (transformers, get_text_config).
+_LANGUAGE_KEYS: Final = ("text_config", "llm_config", "language_config", "thinker_config", "decoder", "generator")
 _CONTEXT_KEYS: Final = (
     "max_position_embeddings",
     "n_ctx",
@@ -52,6 +56,25 @@ _CONTEXT_KEYS: Final = (
     "max_sequence_length",
     "model_max_length",
 )
+
+
+class _Config(msgspec.Struct):
+    """The fields of a ``config.json`` that say something here, unread; the rest is passed over and takes no memory."""
+
+    architectures: msgspec.Raw = msgspec.Raw()
+    model_type: msgspec.Raw = msgspec.Raw()
+    max_position_embeddings: msgspec.Raw = msgspec.Raw()
+    n_ctx: msgspec.Raw = msgspec.Raw()
+    n_positions: msgspec.Raw = msgspec.Raw()
+    max_length: msgspec.Raw = msgspec.Raw()
+    max_sequence_length: msgspec.Raw = msgspec.Raw()
+    model_max_length: msgspec.Raw = msgspec.Raw()
+    text_config: msgspec.Raw = msgspec.Raw()
+    llm_config: msgspec.Raw = msgspec.Raw()
+    language_config: msgspec.Raw = msgspec.Raw()
+    thinker_config: msgspec.Raw = msgspec.Raw()
+    decoder: msgspec.Raw = msgspec.Raw()
+    generator: msgspec.Raw = msgspec.Raw()
 
 
 class _Tensor(msgspec.Struct):
@@ -90,13 +113,13 @@ def safetensors_metadata(paths: Sequence[Path]) -> WeightsMetadata:
         tensors.update(header.tensors)
         if len(tensors) > _MAX_TENSORS:
             raise MalformedArtifactError(f"malformed safetensors file {str(path)!r}: more than {_MAX_TENSORS} tensors")
-    config = _config_beside(paths)
+    configs = _config_beside(paths)
     return WeightsMetadata(
         parameters=safetensors_parameters(sum(elements for _, elements in tensors.values())),
         quantization=_quantization({dtype for dtype, _ in tensors.values()}),
-        architecture=metadata.get("architecture") or _architecture(config),
+        architecture=metadata.get("architecture") or _architecture(configs),
         size=safetensors_size(size),
-        context_size=_context_size(config),
+        context_size=_context_size(configs),
         raw={**metadata, "tensor_count": str(len(tensors))},
     )
 
@@ -177,43 +200,58 @@ def _quantization(dtypes: set[str]) -> str:
     return "mixed" if len(dtypes) > 1 else next(iter(dtypes))
 
 
-def _config_beside(paths: Sequence[Path]) -> Mapping[str, Any]:
-    """The first ``config.json`` that stands next to one of the files."""
+def _config_beside(paths: Sequence[Path]) -> tuple[_Config, ...]:
+    """The first ``config.json`` that stands next to one of the files, and the configs in it that are looked at."""
     for directory in dict.fromkeys(path.parent for path in paths):
         path = directory / _CONFIG
         try:
             if path.stat().st_size > _MAX_CONFIG:
-                return {}
-            document = msgspec.json.decode(path.read_bytes())
+                return ()
+            content = path.read_bytes()
         except FileNotFoundError:
             continue
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return {}
-        return document if isinstance(document, dict) else {}
-    return {}
+        except OSError:
+            return ()
+        return tuple(_nested(msgspec.Raw(content), depth=0))
+    return ()
 
 
-def _nested(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The config, then that of its language model where the model is made of several."""
+def _nested(raw: msgspec.Raw, depth: int) -> Iterator[_Config]:
+    """A config, then that of its language model where the model is made of several, which may be made of several too."""
+    try:
+        config = msgspec.json.decode(raw, type=_Config)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
     yield config
-    if isinstance(text := config.get("text_config"), dict):
-        yield text
+    if depth < _MAX_NESTED:
+        for key in _LANGUAGE_KEYS:
+            if inner := getattr(config, key):
+                yield from _nested(inner, depth + 1)
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
-    for scope in _nested(config):
-        names = scope.get("architectures")
+def _value(config: _Config, key: str) -> Any:
+    """A field of a config, ``None`` if it is not there, cannot be read, or is longer than any that makes sense."""
+    raw: msgspec.Raw = getattr(config, key)
+    try:
+        return msgspec.json.decode(raw) if 0 < len(memoryview(raw)) <= _MAX_FIELD else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _architecture(configs: tuple[_Config, ...]) -> str:
+    for config in configs:
+        names = _value(config, "architectures")
         if isinstance(names, list) and names and isinstance(names[0], str):
             return names[0]
-        if isinstance(kind := scope.get("model_type"), str):
+        if isinstance(kind := _value(config, "model_type"), str):
             return kind
     return ""
 
 
-def _context_size(config: Mapping[str, Any]) -> int | None:
-    for scope in _nested(config):
+def _context_size(configs: tuple[_Config, ...]) -> int | None:
+    for config in configs:
         for key in _CONTEXT_KEYS:
-            value = scope.get(key)
+            value = _value(config, key)
             if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_CONTEXT:
                 return value
     return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -33,12 +32,14 @@ from dmr_core.domain.encoding import encode_for, encode_manifest, file_annotatio
 from dmr_core.domain.files import Shard, layer_type, modelpack_layer_type, weights_format
 from dmr_core.domain.paths import RelativePath
 from dmr_core.domain.quantities import safetensors_size
+from dmr_core.domain.repackage import MAX_CONTEXT_SIZE, Schema, check_context_size
 from dmr_core.errors import InvalidRequestError, MalformedArtifactError
 from dmr_core.ports.package_source import PackageSource, SourceFile, WeightsMetadata
 
 __all__ = [
     "MAX_CONTEXT_SIZE",
     "BuiltArtifact",
+    "ExtraFiles",
     "Hashed",
     "ModelDirectory",
     "PackageRequest",
@@ -47,20 +48,12 @@ __all__ = [
     "WeightsFile",
 ]
 
-MAX_CONTEXT_SIZE: Final = 2**31 - 1
-"""The reference reads ``context_size`` into an int32."""
-
 _HASHED_AT_ONCE: Final = 4
+_NORMAL_MODE: Final = 0o644
+_LORA: Final = "LoRA"
 
 Hashed = Callable[[Path, int, int | None], None]
 """Told a file, how many of its bytes are hashed, and how many there are; ``None`` until that is known."""
-
-
-class Schema(StrEnum):
-    """Whose artifact it becomes: Docker's, or CNCF ModelPack's."""
-
-    DOCKER = "docker"
-    CNCF = "cncf"
 
 
 @attrs.frozen(kw_only=True)
@@ -82,17 +75,24 @@ class ModelDirectory:
 
 
 @attrs.frozen(kw_only=True)
-class PackageRequest:
-    """What to package. ``created`` is aware of its zone; ``epoch`` replaces it and every file's time."""
+class ExtraFiles:
+    """Files beside the weights. ``epoch``, which knows its zone, replaces the time of every file, and 0644 its mode."""
 
-    source: WeightsFile | ModelDirectory
-    created: datetime
     licenses: tuple[Path, ...] = ()
     chat_template: Path | None = None
     mmproj: Path | None = None
+    loras: tuple[Path, ...] = ()
+    epoch: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PackageRequest(ExtraFiles):
+    """What to package. ``created`` is aware of its zone; ``epoch`` replaces it too."""
+
+    source: WeightsFile | ModelDirectory
+    created: datetime
     context_size: int | None = None
     schema: Schema = Schema.DOCKER
-    epoch: datetime | None = None
     allow_malformed: bool = False
 
 
@@ -132,7 +132,7 @@ class PackagingService:
         """Hash the files, read what their headers say, and describe all of it in a manifest and a config.
 
         Layers are the weights (of a directory: every file, in lexical order), then licences, chat
-        template and projector. Cancelling leaves nothing behind.
+        template, projector and LoRA adapters. Cancelling leaves nothing behind.
 
         Raises:
             InvalidRequestError: a path is not absolute, missing or unreadable, shards are missing, there
@@ -152,6 +152,20 @@ class PackagingService:
         artifact = _artifact(request, plan, metadata, layers)
         files = zip(artifact.manifest.layers, (part.path for part in parts), strict=True)
         return BuiltArtifact(artifact=artifact, files=tuple(files))
+
+    async def extras(self, request: ExtraFiles, hashed: Hashed | None = None) -> tuple[tuple[Descriptor, Path], ...]:
+        """Layers for files that are to join a model that exists, typed as Docker types them, and where their bytes are.
+
+        Raises:
+            InvalidRequestError: a path is not absolute, missing or unreadable.
+        """
+        _check_absolute(_extra_labels(request))
+        parts = tuple(_extras(request))
+        described = await self._describe(parts, hashed)
+        return tuple(
+            (_descriptor(part.media_type, file, request.epoch), part.path)
+            for part, file in zip(parts, described, strict=True)
+        )
 
     async def _plan(self, request: PackageRequest) -> _Plan:
         source = request.source
@@ -216,26 +230,25 @@ def _of_dduf(file: SourceFile, found: WeightsMetadata) -> WeightsMetadata:
 
 
 def _check_options(request: PackageRequest) -> None:
-    labelled: list[tuple[str, Path]] = [_labelled(request.source)]
-    labelled += [("license", path) for path in request.licenses]
+    _check_absolute([_labelled(request.source), *_extra_labels(request)])
+    if request.loras and request.schema is Schema.CNCF:
+        raise InvalidRequestError("--lora is not supported with --format cncf: a CNCF ModelPack has no LoRA adapters")
+    check_context_size(request.context_size, request.schema)
+
+
+def _extra_labels(request: ExtraFiles) -> list[tuple[str, Path]]:
+    labelled = [("license", path) for path in request.licenses]
     labelled += [("chat template", path) for path in (request.chat_template,) if path]
     labelled += [("mmproj", path) for path in (request.mmproj,) if path]
+    return labelled + [(_LORA, path) for path in request.loras]
+
+
+def _check_absolute(labelled: Iterable[tuple[str, Path]]) -> None:
     for label, path in labelled:
         if not path.is_absolute():
             raise InvalidRequestError(f"{label} path must be absolute. {str(path)!r} is not: give the full path")
-    size = request.context_size
-    if size is None:
-        return
-    if request.schema is Schema.CNCF:
-        raise InvalidRequestError(
-            "--context-size is not supported with --format cncf: "
-            "the CNCF ModelPack specification does not define a context size field",
-            param="context_size",
-        )
-    if not 1 <= size <= MAX_CONTEXT_SIZE:
-        raise InvalidRequestError(
-            f"context size {size} is out of range: give a number from 1 to {MAX_CONTEXT_SIZE}", param="context_size"
-        )
+        if label == _LORA and weights_format(path.name) is not Format.GGUF:
+            raise InvalidRequestError(f"a LoRA adapter is a GGUF file, {str(path)!r} is none: convert it first")
 
 
 def _labelled(source: WeightsFile | ModelDirectory) -> tuple[str, Path]:
@@ -248,13 +261,15 @@ def _single(path: Path, media_type: LayerType) -> _Part:
     return _Part(path=path, name=RelativePath.parse(path.name), media_type=media_type)
 
 
-def _extras(request: PackageRequest) -> Iterable[_Part]:
+def _extras(request: ExtraFiles) -> Iterable[_Part]:
     for path in request.licenses:
         yield _single(path, LayerType.LICENSE)
     if request.chat_template is not None:
         yield _single(request.chat_template, LayerType.CHAT_TEMPLATE)
     if request.mmproj is not None:
         yield _single(request.mmproj, LayerType.MMPROJ)
+    for path in request.loras:
+        yield _single(path, LayerType.LORA)
 
 
 def _check_shards(names: Sequence[RelativePath], directory: Path) -> None:
@@ -288,13 +303,19 @@ def _layer(part: _Part, file: SourceFile, request: PackageRequest) -> Descriptor
     media_type = part.media_type
     if request.schema is Schema.CNCF:
         media_type = modelpack_layer_type(media_type, file.name.text)
-    annotations = file_annotations(file.name.text, mode=file.mode, size=file.size, mtime=_mtime(file, request))
+    return _descriptor(media_type, file, request.epoch)
+
+
+def _descriptor(media_type: LayerType, file: SourceFile, epoch: datetime | None) -> Descriptor:
+    # What an umask or a checkout did to a file must not change what is reproducible.
+    mode = file.mode if epoch is None else _NORMAL_MODE
+    annotations = file_annotations(file.name.text, mode=mode, size=file.size, mtime=_mtime(file, epoch))
     return Descriptor(media_type=media_type.value, digest=file.digest, size=file.size, annotations=annotations)
 
 
-def _mtime(file: SourceFile, request: PackageRequest) -> str:
-    if request.epoch is not None:
-        return go_time(request.epoch)
+def _mtime(file: SourceFile, epoch: datetime | None) -> str:
+    if epoch is not None:
+        return go_time(epoch)
     try:
         return go_time_ns(file.mtime_ns)
     except OverflowError as exc:

@@ -6,19 +6,23 @@ then the store is opened and looked at.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
-from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_model
+from dmr_core.errors import StoreUnwritableError
+from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob, put_model
 
 _SHARED, _OLD, _NEW = b"GGUF-shared", b"GGUF-old", b"GGUF-new"
 _ONE = parse_reference("one:v1", ReferencePolicy())
@@ -127,3 +131,47 @@ async def _look_and_finish(root: Path) -> int:
     assert [(model.id, model.tags) for model in store.models()] == [(_NEW_ID, (_ONE.canonical,))]
     assert await store.has_blob(Digest.of(_SHARED))
     return state
+
+
+async def test_what_the_index_lists_is_never_taken_back_when_a_sync_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no file descriptor left for the directory, nothing is renamed: no model is listed without its manifest."""
+    store = await FilesystemModelStore.open(tmp_path)
+    await put_blob(store, _NEW)
+    refused, real = 0, os.open
+
+    def refusing(path: str | Path, flags: int, *args: Any, **kwargs: Any) -> int:
+        nonlocal refused
+        if flags & os.O_DIRECTORY and Path(path) == tmp_path:
+            refused += 1
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(StoreUnwritableError):
+        await store.add(build_artifact([layer_of(_NEW)]))
+    monkeypatch.undo()
+    assert refused == 1
+    assert (await FilesystemModelStore.open(tmp_path)).models() == ()
+    assert json.loads((tmp_path / "models.json").read_bytes())["models"] in ([], None)
+
+
+async def test_a_bundle_is_on_the_disk_before_it_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await FilesystemModelStore.open(tmp_path)
+    artifact = await put_model(store, _NEW)
+    synced, real = [], os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    bundle = await store.bundle(artifact.id)
+    names = [path.relative_to(tmp_path).parts for path in synced]
+    assert [path[3:] for path in names if path[:2] == (".dmr", "tmp") and len(path) > 3] == [
+        ("config.json",),
+        ("model",),
+    ]
+    assert names[-1] == ("bundles", "sha256")
+    assert bundle.root.parent == synced[-1]

@@ -371,6 +371,19 @@ async def test_a_setting_the_engine_refuses_is_400(world: World) -> None:
     assert "--log-file" in answer.text
 
 
+@pytest.mark.parametrize("path", ["/models", "/v1/models", "/engines/v1/models", "/engines/fake/v1/models"])
+async def test_who_has_a_listing_is_not_sent_it_again(world: World, path: str) -> None:
+    await world.pull("one")
+    whole = await world.call("GET", path)
+    condition = [("if-none-match", whole.headers["etag"])]
+
+    again = await world.call("GET", path, headers=condition)
+    await world.pull("two")
+    changed = await world.call("GET", path, headers=condition)
+
+    assert (whole.status, again.status, again.body, changed.status) == (200, 304, b"", 200)
+
+
 async def test_openai_listing_names_models_as_clients_do(world: World) -> None:
     await world.pull("one")
     for prefix in ("/v1", "/engines/v1", "/engines/fake/v1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from typing import Final
 
@@ -21,6 +22,7 @@ from dmr_core.services.exporting import Export
 __all__ = ["ArchivesApi"]
 
 _MAX_BODY: Final = 64 * 1024
+_NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class RepackageBody(msgspec.Struct):
@@ -76,6 +78,22 @@ class ArchivesApi:
         """``GET /dmr/v1/documents?model=NAME``: manifest and config of a model, as text; their bytes make its ID."""
         manifest, config = await self._services.repackaging.documents(request.query_params.get("model", ""))
         return json_response({"manifest": manifest.decode(), "config": config.decode()})
+
+    async def place(self, request: Request) -> Response:
+        """``GET /dmr/v1/store?nonce=HEX``: where the store is, for who is on this machine, and whether ``nonce`` is there.
+
+        A client that put a file of that name there knows then that the path means the same directory to both.
+        """
+        nonce = request.query_params.get("nonce", "")
+        if not _is_local(request) or _NONCE.fullmatch(nonce) is None:
+            return plain_text("the place of the store is told to this machine alone, for a nonce of 32 hex digits", 403)
+        root = self._services.settings.models_path
+        return json_response({"root": str(root), "present": (root / ".dmr" / "tmp" / f"nonce-{nonce}").is_file()})
+
+
+def _is_local(request: Request) -> bool:
+    client = request.client
+    return client is None or client.host in ("", "::1") or client.host.startswith("127.")
 
 
 class _ArchiveResponse(Response):

@@ -276,6 +276,16 @@ def test_an_alignment_of_its_own_moves_the_data(path: Path) -> None:
     assert (header.data_start, header.data_size) == (4096, 1024)
 
 
+def test_the_size_lacks_a_whole_alignment_where_the_data_follows_at_once(path: Path) -> None:
+    for length in range(32):
+        pairs, tensors = [W.pair("k" * (1 + length), STRING, "")], [W.tensor("a.weight", (256,), 0, 0)]
+        content = W.file(pairs, tensors, data=2048, alignment=1)
+        path.write_bytes(content)
+        end = len(content) - 2048
+
+        assert read_gguf(path).data_size == 2048 - (32 - end % 32)
+
+
 def test_strings_too_long_for_a_config_are_left_out(path: Path) -> None:
     long, half = "x" * (2 << 20), "y" * (600 << 10)
     path.write_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -96,9 +97,36 @@ class TestManifest:
             decode_manifest(_manifest(**changes))
 
     def test_many_problems_are_not_all_listed(self) -> None:
-        with pytest.raises(MalformedArtifactError, match="and 95 more") as caught:
-            decode_manifest(_manifest(layers=[7] * 100))
-        assert len(caught.value.message) < 1000
+        with pytest.raises(MalformedArtifactError, match=r"found a number @ \$.layers\[1\]$"):
+            decode_manifest(_manifest(layers=[_LAYER, *[7] * 100]))
+        wrong = dict.fromkeys(
+            ("format", "quantization", "parameters", "architecture", "size", "gguf", "safetensors"), 7
+        )
+        with pytest.raises(MalformedArtifactError, match=r"and 2 more$"):
+            decode_config(json.dumps({"config": wrong}).encode())
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"config": {**_CONFIG, "digest": "x" * 100_000}},
+            {"config": {**_CONFIG, "mediaType": "x" * 256}},
+            {"artifactType": "x" * 100_000},
+            {"layers": [{**_LAYER, "annotations": {"k" * 100_000: 7}}]},
+        ],
+    )
+    def test_what_is_too_long_is_refused_and_not_quoted_whole(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(MalformedArtifactError) as caught:
+            decode_manifest(_manifest(**changes))
+        assert len(caught.value.message) < 500
+
+    def test_a_document_of_too_many_values_is_not_even_read(self) -> None:
+        tracemalloc.start()
+        try:
+            with pytest.raises(MalformedArtifactError, match="more than 524288 values"):
+                decode_manifest(b'{"x":[' + b"{}," * 1_100_000 + b"{}]}")
+            assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
 
     @pytest.mark.parametrize(
         "document",

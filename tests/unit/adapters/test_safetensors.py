@@ -124,6 +124,8 @@ def test_the_architecture_is_found_in_the_config(
         ({"max_position_embeddings": 2**31, "n_positions": 512}, 512),
         ({"max_position_embeddings": 2048.0, "max_length": True, "model_max_length": 7}, 7),
         ({"text_config": {"max_position_embeddings": 131072}}, 131072),
+        ({"llm_config": {"max_position_embeddings": 4096}}, 4096),
+        ({"thinker_config": {"text_config": {"max_position_embeddings": 32768}}}, 32768),
         ({"n_ctx": 9, "text_config": {"max_position_embeddings": 131072}}, 9),
         ({"max_position_embeddings": "2048"}, None),
         ({"text_config": [1]}, None),
@@ -142,6 +144,19 @@ def test_the_first_config_beside_any_file_is_used(tmp_path: Path) -> None:
     config(tmp_path / "three", {"n_ctx": 3})
 
     assert safetensors_metadata(paths).context_size == 2
+
+
+def test_a_config_takes_little_more_memory_than_its_bytes(path: Path) -> None:
+    put(path, SAMPLE, 66)
+    config(path.parent, b'{"x":[' + b"[]," * 4_000_000 + b'[]],"n_ctx":5,"model_type":[' + b"{}," * 30_000 + b"{}]}")
+    tracemalloc.start()
+    try:
+        metadata = safetensors_metadata([path])
+        assert tracemalloc.get_traced_memory()[1] < 32 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+    assert (metadata.architecture, metadata.context_size) == ("", 5)
 
 
 def test_a_config_beyond_reason_is_not_read(path: Path) -> None:

@@ -1,0 +1,118 @@
+"""``make bench-package``: ``dmr package`` of 1 GiB into the store of a service that runs, copied and linked.
+
+Everything the command does counts, from its start to the model's name. Copying is held against the slower of what it
+cannot do without, hashing the file and ``cp`` with a sync; linking against hashing alone. In turns, one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.processes import Unavailable, main, median
+from tests.bench.service import Service, dmr_program, environment, serving
+
+_MIB = 1024 * 1024
+_SIZE = 1024 * _MIB
+_ROUNDS = 3
+_COPY_LIMIT = 1.15
+_LINK_LIMIT = 1.3
+_LIMIT = 300
+
+
+def benchmark() -> bool:
+    """Measure and print; whether both bars are met."""
+    hashing, copying, ours, linked = [], [], [], []
+    with tempfile.TemporaryDirectory(prefix="dmr-bench-") as scratch, serving(room := Path(scratch)) as service:
+        source = room / "model.gguf"
+        _write_model(source)
+        empty = _store_size(room)
+        for _ in range(_ROUNDS):
+            hashing.append(_hash(source))
+            copying.append(_cp(source, room / "copy"))
+            ours.append(_package(room, service, source))
+            copied = _store_size(room) - empty
+            _dmr(room, service, "rm", "bench")
+            linked.append(_package(room, service, source, "--link"))
+            _dmr(room, service, "rm", "bench")
+    hashed, cp, took, link = median(hashing), median(copying), median(ours), median(linked)
+    base = max(hashed, cp)
+    print(f"1 GiB, medians of {_ROUNDS} interleaved runs")
+    print(f"  hashlib of the file      {hashed:6.2f} s")
+    print(f"  cp and sync              {cp:6.2f} s")
+    print(f"  dmr package              {took:6.2f} s  {copied / _SIZE:.2f} GiB more in the store")
+    print(f"  dmr package --link       {link:6.2f} s")
+    good = took <= _COPY_LIMIT * base
+    print(
+        f"  copied: {took / base:.2f} times the slower of the two, at most {_COPY_LIMIT}: {'PASS' if good else 'FAIL'}"
+    )
+    quick = link <= _LINK_LIMIT * hashed
+    print(f"  linked: {link / hashed:.2f} times hashlib, at most {_LINK_LIMIT}: {'PASS' if quick else 'FAIL'}")
+    return good and quick
+
+
+def _write_model(path: Path) -> None:
+    """The smallest GGUF header, one tensor of 8-bit numbers, and random bytes for it."""
+    name = b"blk.0.weight"
+    tensors = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, _SIZE - 4096, 24, 0)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensors
+    header += bytes(-len(header) % 32)
+    with path.open("wb") as file:
+        file.write(header)
+        block = os.urandom(_MIB)
+        for number in range(_SIZE // _MIB):
+            file.write(struct.pack("<Q", number) + block[8:])
+        file.truncate(_SIZE)
+        os.fsync(file.fileno())
+
+
+def _hash(path: Path) -> float:
+    began = time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        hashlib.file_digest(file, "sha256")
+    return time.perf_counter() - began
+
+
+def _cp(source: Path, target: Path) -> float:
+    os.sync()
+    began = time.perf_counter()
+    subprocess.run(["cp", str(source), str(target)], check=True, timeout=_LIMIT)
+    subprocess.run(["sync", str(target)], check=True, timeout=_LIMIT)
+    took = time.perf_counter() - began
+    target.unlink()
+    return took
+
+
+def _package(room: Path, service: Service, source: Path, *options: str) -> float:
+    os.sync()
+    began = time.perf_counter()
+    _dmr(room, service, "package", "--gguf", str(source), *options, "bench")
+    return time.perf_counter() - began
+
+
+def _store_size(room: Path) -> int:
+    """Bytes of the disk, by the blocks that are taken."""
+    return sum(path.stat().st_blocks * 512 for path in (room / "models").rglob("*") if path.is_file())
+
+
+def _dmr(room: Path, service: Service, *arguments: str) -> None:
+    done = subprocess.run(
+        [str(dmr_program()), *arguments],
+        env=environment(room, {"MODEL_RUNNER_HOST": service.url}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT,
+        check=False,
+    )
+    if done.returncode:
+        raise Unavailable(f"dmr {' '.join(arguments)} failed:\n{done.stderr}")
+
+
+if __name__ == "__main__":
+    main(benchmark)

@@ -1,0 +1,147 @@
+"""Importing files into a store that services use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.importing import FilesystemBlobImporter
+from dmr_core.domain.digest import Digest
+from dmr_core.domain.paths import RelativePath
+from dmr_core.errors import InvalidRequestError
+
+CONTENT = os.urandom(20 * 1024 * 1024 + 1)
+NAME = RelativePath.parse("model.gguf")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> FilesystemModelStore:
+    return await FilesystemModelStore.open(tmp_path / "models")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(CONTENT)
+    path.chmod(0o640)
+    return path
+
+
+def left(root: Path) -> list[str]:
+    return [path.name for path in (root / ".dmr" / "tmp").iterdir()]
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+async def test_a_copy_is_the_blob_read_only_and_the_source_stays(
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_kernel: bool
+) -> None:
+    if not by_kernel:
+        monkeypatch.setattr(os, "copy_file_range", _no_copy)
+    told: list[int] = []
+
+    async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+        file = await importing.take(source, NAME, told.append)
+        assert not await store.has_blob(file.digest)
+        await importing.publish()
+
+    blob = store.blob_file(file.digest)
+    assert file.digest == Digest.of(CONTENT)
+    assert blob.read_bytes() == CONTENT
+    assert (stat.S_IMODE(blob.stat().st_mode), stat.S_IMODE(source.stat().st_mode)) == (0o444, 0o640)  # noqa: ASYNC240 - a small file
+    assert not source.samefile(blob)  # noqa: ASYNC240 - a small file
+    assert left(tmp_path / "models") == []
+    assert told == sorted(told)
+
+
+async def test_a_link_is_the_file_itself_as_it_was(store: FilesystemModelStore, source: Path, tmp_path: Path) -> None:
+    async with FilesystemBlobImporter(tmp_path / "models").begin(link=True) as importing:
+        file = await importing.take(source, NAME)
+        await importing.publish()
+        assert importing.copied == ()
+
+    assert store.blob_file(file.digest).samefile(source)
+    assert stat.S_IMODE(source.stat().st_mode) == 0o640  # noqa: ASYNC240 - a small file
+    assert left(tmp_path / "models") == []
+
+
+async def test_what_cannot_be_linked_is_copied_and_said(
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    async with FilesystemBlobImporter(tmp_path / "models").begin(link=True) as importing:
+        file = await importing.take(source, NAME)
+        await importing.publish()
+        assert importing.copied == (source,)
+
+    assert store.blob_file(file.digest).read_bytes() == CONTENT
+
+
+async def test_a_file_that_changes_before_it_is_linked_is_refused(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequestError, match="changed while it was read"):  # noqa: PT012 - the import is left in it
+        async with FilesystemBlobImporter(tmp_path / "models").begin(link=True) as importing:
+            file = await importing.take(source, NAME)
+            append(source)
+            await importing.publish()
+
+    assert not await store.has_blob(file.digest)
+    assert left(tmp_path / "models") == []
+
+
+async def test_a_copy_stays_what_was_hashed_when_its_source_changes(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+        file = await importing.take(source, NAME)
+        source.write_bytes(b"other")  # noqa: ASYNC240 - a small file
+        await importing.publish()
+
+    assert store.blob_file(file.digest).read_bytes() == CONTENT
+
+
+async def test_cancelling_leaves_nothing(store: FilesystemModelStore, source: Path, tmp_path: Path) -> None:
+    begun = asyncio.Event()
+    del store
+
+    async def run() -> None:
+        async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+            await importing.take(source, NAME, lambda _: begun.set())
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(run())
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert left(tmp_path / "models") == []
+    assert not any(thread.name == "dmr-import-hash" for thread in threading.enumerate())
+
+
+async def test_a_service_that_starts_meanwhile_clears_nothing_away(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+        file = await importing.take(source, NAME)
+        await FilesystemModelStore.open(tmp_path / "models")  # a service that starts clears leftovers away
+        await importing.publish()
+        assert await store.has_blob(file.digest)
+
+
+def _no_copy(*_: object) -> int:
+    raise OSError(38, "Function not implemented")
