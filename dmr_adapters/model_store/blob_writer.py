@@ -152,10 +152,12 @@ class FilesystemBlobWriter(BlobWriter):
         except (DmrError, asyncio.CancelledError) as exc:
             return receiver.position, exc
         finally:
-            if feed is not None:
-                following.release()
-            else:
+            if feed is None:
                 following.follow()
+            elif receiver.hashed == receiver.position:
+                following.release()
+            else:  # the disk refused what was hashed already
+                self._hash = FollowingHash(self._file.descriptor, self._file.prefix)
         return receiver.position, None
 
     @property

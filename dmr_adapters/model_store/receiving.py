@@ -1,8 +1,9 @@
 """Taking bytes from a connection to the disk in threads, past the event loop and the page cache.
 
-One thread receives into a block of memory, one writes it and one hashes what was written, so that each byte is touched
-three times and never copied. The page cache is left alone where that is possible: a model of forty gigabytes would
-drive out what running engines have mapped, and taking fresh pages costs more than hashing them.
+One thread receives into a block of memory and hashes what came while it is still in the processor's cache, another
+writes the block, so that each byte is touched three times and never copied. The page cache is left alone where that is
+possible: a model of forty gigabytes would drive out what running engines have mapped, and taking fresh pages costs more
+than hashing them.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ class Receiver:
     """Receives bytes into ``file`` from ``start`` on.
 
     ``feed`` hashes them as they come, which is possible where everything before was hashed; they are not read again
-    then, and need no page cache. ``position`` is where the next byte goes.
+    then, and need no page cache. ``position`` is where the next byte goes, ``hashed`` how far they were fed; the two
+    differ only where the disk refused.
     """
 
     def __init__(self, file: PartialFile, start: int, feed: Callable[[memoryview], None] | None) -> None:
         self.position = start
+        self.hashed = start
         self._file = file
         self._feed = feed
         self._direct: int | None = None
         self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._received: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
-        self._written: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
         self._failure: BaseException | None = None
 
     async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
@@ -72,20 +74,16 @@ class Receiver:
         for block in blocks:
             self._free.put(block)
         writing = threading.Thread(target=self._write_all, name="dmr-write")
-        hashing = threading.Thread(target=self._hash_all, name="dmr-hash")
         try:
             if self._feed is not None:
                 self._direct = self._open_direct()
             self._file.before_gap(self.position)
             writing.start()
-            hashing.start()
             self._receive_all(source, count, tally)
         finally:
             if writing.ident is not None:
                 self._received.put(None)
                 writing.join()
-            if hashing.ident is not None:
-                hashing.join()
             if self._direct is not None:
                 os.close(self._direct)
             tally.tell()
@@ -108,6 +106,9 @@ class Receiver:
                     except DmrError as exc:
                         failure = exc
                     else:
+                        if self._feed is not None:
+                            self._feed(view[filled : filled + got])
+                            self.hashed += got
                         filled += got
                         tally.add(got)
             position += filled
@@ -123,20 +124,8 @@ class Receiver:
                 if self._failure is None and filled:
                     with memoryview(block) as view:
                         self._write(view[:filled])
-            except BaseException as exc:  # raised where the threads are joined
+            except BaseException as exc:  # raised where the thread is joined
                 self._failure = exc
-            if self._feed is not None and self._failure is None:
-                self._written.put(item)
-            else:
-                self._free.put(block)
-        self._written.put(None)
-
-    def _hash_all(self) -> None:
-        while (item := self._written.get()) is not None:
-            block, filled = item
-            if self._feed is not None:
-                with memoryview(block) as view:
-                    self._feed(view[:filled])
             self._free.put(block)
 
     def _write(self, view: memoryview) -> None:

@@ -158,13 +158,22 @@ class _Fetch:
             async with self.gate.stream():
                 if not self._parts:
                     return
-                part = self._parts.popleft()
+                part = self._next_part()
                 self._under_way += 1
                 try:
                     if not await self._receive_part(part):
                         return
                 finally:
                     self._under_way -= 1
+
+    def _next_part(self) -> Span:
+        """What to ask for next: a part, or many that follow each other where nobody else would take them."""
+        part = self._parts.popleft()
+        while self.gate.is_fast and self._parts and self._parts[0].start == part.end:
+            if self._parts[0].end - part.start > self.limits.longest_request:
+                break
+            part = Span(part.start, self._parts.popleft().end)
+        return part
 
     async def _receive_part(self, part: Span) -> bool:
         """Receive one part; ``False`` where it was given back because the origin wants fewer connections."""

@@ -20,12 +20,14 @@ from dmr_core.ports.clock import Clock
 __all__ = ["FetchLimits", "StreamGate", "StreamGates"]
 
 _MIB: Final = 1024 * 1024
+_GLANCE: Final = 0.02  # seconds that tell fast from slow, if not how fast
 
 
 @attrs.frozen(kw_only=True)
 class FetchLimits:
     """Bounds on fetching. Sizes in bytes, times in seconds.
 
+    A connection that is fast enough alone is asked for up to ``longest_request`` at once, in which parts follow each other.
     ``window`` is how long a number of connections is measured before it is judged, ``gain`` what doubling it has to
     bring, ``rest`` how long a verdict holds; at ``fast`` bytes per second nothing is tried. A connection that brings less than ``slow_bytes`` in ``slow_window``
     counts as stalled, however steadily it drips. A blob of which nothing came for ``silence`` is given up at the next
@@ -37,6 +39,7 @@ class FetchLimits:
     at_first: int = 1
     smallest_part: int = 8 * _MIB
     largest_part: int = 64 * _MIB
+    longest_request: int = 1024 * _MIB
     attempts: int = 5
     first_wait: float = 0.25
     longest_wait: float = 8.0
@@ -66,6 +69,7 @@ class StreamGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._since = clock.monotonic()
         self._bytes = 0
+        self._rate = 0.0
         self._before: tuple[int, float] | None = None  # the limit that a trial began with, and its bytes per second
         self._settling = False
         self._rest_until = 0.0
@@ -74,6 +78,13 @@ class StreamGate:
     def is_idle(self) -> bool:
         """Whether nobody uses it or waits for it."""
         return not self._active and not self._waiting
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether one connection is found to be enough."""
+        elapsed = self._clock.monotonic() - self._since
+        rate = self._bytes / elapsed if elapsed >= _GLANCE else self._rate
+        return self.limit == 1 and rate >= self._limits.fast
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[None]:
@@ -104,7 +115,7 @@ class StreamGate:
         self._since, self._bytes = now, 0
 
     def _judge(self, now: float) -> None:
-        rate = self._bytes / (now - self._since)
+        rate = self._rate = self._bytes / (now - self._since)
         self._begin(now)
         if not self._waiting:  # nobody waited: whether more would have been better cannot be told
             self._before, self._settling = None, False

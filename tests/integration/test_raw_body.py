@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -15,9 +16,10 @@ import aiohttp
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.receiving import Receiver
 from dmr_adapters.registry.raw_body import RawBody, take_over
 from dmr_core.domain.spans import Span
-from dmr_core.errors import DmrError, RegistryUnreachableError
+from dmr_core.errors import DmrError, RegistryUnreachableError, StorageFullError
 from dmr_core.testing.contracts.model_store import layer_of
 
 _MIB: Final = 1024 * 1024
@@ -193,3 +195,31 @@ async def test_other_bodies_are_left_to_the_client(count: int) -> None:
     length = 1000 if count == 1000 else len(_BLOB)
     async with _answer(_sender(_BLOB[:length]), length=length) as answer:
         assert take_over(answer, count, 30) is None
+
+
+async def test_what_the_disk_refused_is_not_taken_for_hashed(
+    store: FilesystemModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store.write_blob(_LAYER) as writer:
+        async with _answer(_sender(_BLOB)) as answer, writer.part(0) as part:
+            body = _taken(answer)
+            with monkeypatch.context() as patched:
+                patched.setattr(Receiver, "_put", _refusing_after(2 * _MIB))
+                with pytest.raises(StorageFullError):
+                    await part.receive(body, len(_BLOB), lambda _count: None)
+            body.close()
+            assert part.position == 2 * _MIB
+        await writer.write(_BLOB[2 * _MIB :])
+        await writer.commit()
+    assert await _read(store) == _BLOB
+
+
+def _refusing_after(room: int) -> Callable[[Receiver, memoryview, int], int]:
+    put = Receiver._put
+
+    def refusing(self: Receiver, view: memoryview, position: int) -> int:
+        if position >= room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(self, view, position)
+
+    return refusing

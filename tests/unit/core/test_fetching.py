@@ -268,3 +268,28 @@ async def test_the_same_blob_asked_for_twice_is_received_once() -> None:
     received = await asyncio.gather(here.fetch(origin), here.fetch(origin))
     assert sorted(received) == [0, len(_BLOB)]
     assert origin.sent == len(_BLOB)
+
+
+async def test_parts_that_follow_each_other_are_one_request_once_a_connection_is_fast() -> None:
+    limits = attrs.evolve(_LIMITS, at_first=1, fast=1.0)
+    here, origin = _Fixture(limits), _Origin()
+
+    def a_little_later() -> None:
+        here.clock._monotonic += 0.01
+
+    origin.before_piece = a_little_later
+    await here.fetch(origin)
+    assert here.blob == _BLOB
+    assert origin.asked == [(0, _MIB), (_MIB, len(_BLOB))]
+
+
+async def test_no_request_is_longer_than_the_limit() -> None:
+    limits = attrs.evolve(_LIMITS, at_first=1, fast=1.0, longest_request=2 * _MIB)
+    here, origin = _Fixture(limits), _Origin()
+
+    def a_little_later() -> None:
+        here.clock._monotonic += 0.01
+
+    origin.before_piece = a_little_later
+    await here.fetch(origin)
+    assert origin.asked == [(0, _MIB), (_MIB, 3 * _MIB), (3 * _MIB, len(_BLOB))]
