@@ -11,8 +11,8 @@ import aiohttp
 import attrs
 
 from dmr_adapters.registry.client import translated
-from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.raw_body import take_over
+from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import BrokenConnectionError, RetryPolicy, retrying
 from dmr_core.domain.artifact import Descriptor
 from dmr_core.errors import RegistryError

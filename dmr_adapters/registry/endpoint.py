@@ -59,10 +59,15 @@ def is_inward(host: str) -> bool:
 
 @attrs.frozen
 class Endpoint:
-    """Where the registry called ``registry`` is served. ``url`` ends before ``/v2/``."""
+    """Where the registry called ``registry`` is served. ``url`` is its origin, ``prefix`` what stands before ``/v2/``.
+
+    ``namespace`` is told in every request where it is a mirror of somebody: whose repositories are meant.
+    """
 
     registry: str
     url: URL
+    prefix: str = ""
+    namespace: str = ""
 
     @property
     def origin(self) -> Origin:
@@ -86,7 +91,8 @@ class Endpoint:
 
     def path(self, repository: str, *parts: str) -> URL:
         """``/v2/<repository>/<parts>``; every piece comes out of a domain type, so none needs quoting."""
-        return self.url.with_path("/v2/" + "/".join((repository, *parts)))
+        url = self.url.with_path(f"{self.prefix}/v2/" + "/".join((repository, *parts)), encoded=bool(self.prefix))
+        return url.with_query(ns=self.namespace) if self.namespace else url
 
 
 def _lowered(hosts: Iterable[str]) -> frozenset[str]:

@@ -48,6 +48,7 @@ class LazyOciRegistry(Registry):
     def _make(self) -> OciRegistry:
         from dmr_adapters.registry.credentials import CredentialStore  # noqa: PLC0415 - see the module
         from dmr_adapters.registry.endpoint import EndpointPolicy  # noqa: PLC0415
+        from dmr_adapters.registry.mirrored import parse_mirrors  # noqa: PLC0415
         from dmr_adapters.registry.oci import OciRegistry  # noqa: PLC0415
 
         settings = self._settings
@@ -60,4 +61,5 @@ class LazyOciRegistry(Registry):
             ),
             credentials=CredentialStore(environment=settings.environment, directory=settings.docker_config),
             tls=self._tls,
+            mirrors=parse_mirrors(settings.registry_mirrors),
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import attrs
@@ -16,9 +16,10 @@ from dmr_adapters.registry.blob_download import open_blob
 from dmr_adapters.registry.blob_upload import BlobUploads, UploadPolicy
 from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded, translated
 from dmr_adapters.registry.credentials import CredentialStore
-from dmr_adapters.registry.endpoint import EndpointPolicy
+from dmr_adapters.registry.endpoint import HUB_HOSTS, Endpoint, EndpointPolicy
 from dmr_adapters.registry.guard import Resolver, resolve
 from dmr_adapters.registry.manifest_upload import send_manifest
+from dmr_adapters.registry.mirrored import Candidate, MirroredSession
 from dmr_adapters.registry.repository import Repository
 from dmr_adapters.registry.retry import RetryPolicy, retrying
 from dmr_adapters.registry.upload_place import told_digest
@@ -46,7 +47,7 @@ class OciRegistry(Registry):
 
     One connection pool for all sessions, made on first use inside the running loop; whoever made the
     registry calls :meth:`aclose`. ``decode_manifest`` and ``decode_config`` raise
-    ``MalformedArtifactError``. ``resolver`` answers which addresses a host has, for the guard.
+    ``MalformedArtifactError``. ``mirrors`` are asked before Docker Hub. ``resolver`` answers which addresses a host has, for the guard.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class OciRegistry(Registry):
         uploads: UploadPolicy | None = None,
         tls: ssl.SSLContext | None = None,
         resolver: Resolver = resolve,
+        mirrors: Sequence[Endpoint] = (),
     ) -> None:
         self._clock = clock
+        self._mirrors = tuple(mirrors)
         self._decode = _Decoders(decode_manifest, decode_config)
         self._endpoints = endpoints or EndpointPolicy()
         self._timeouts = timeouts or Timeouts()
@@ -80,6 +83,23 @@ class OciRegistry(Registry):
     ) -> AsyncIterator[RegistrySession]:
         """Open the repository a reference names. Opening makes no request."""
         endpoint = self._endpoints.endpoint(reference.registry)
+        if push or not self._mirrors or reference.registry not in HUB_HOSTS:
+            async with self._open(endpoint, reference, push=push, credentials=credentials) as session:
+                yield session
+            return
+        async with AsyncExitStack() as stack:
+            candidates = []
+            for place in (*self._mirrors, endpoint):
+                # What the request brought along is for the registry it names, not for its mirrors.
+                own = credentials if place is endpoint else None
+                opened = await stack.enter_async_context(self._open(place, reference, push=False, credentials=own))
+                candidates.append(Candidate(place.registry, opened))
+            yield MirroredSession(candidates)
+
+    @asynccontextmanager
+    async def _open(
+        self, endpoint: Endpoint, reference: Reference, *, push: bool, credentials: Credentials | None
+    ) -> AsyncIterator[RegistrySession]:
         authorizer = Authorizer(
             endpoint=endpoint,
             scope=f"repository:{reference.repository}:{'pull,push' if push else 'pull'}",

@@ -103,6 +103,10 @@ class RegistrySession(Protocol):
         its chunks go on to the blob's last byte.
         """
 
+    def distrust(self, descriptor: Descriptor) -> bool:
+        """The bytes that were received of a blob are wrong: whether somebody else can be asked for them."""
+        return False
+
     @abstractmethod
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Whether the repository has the blob already."""

@@ -45,12 +45,19 @@ class FetchingService:
         self._jitter = jitter
 
     async def fetch(
-        self, descriptor: Descriptor, open_blob: OpenBlob, *, host: str, advance: Callable[[int], None]
+        self,
+        descriptor: Descriptor,
+        open_blob: OpenBlob,
+        *,
+        host: str,
+        advance: Callable[[int], None],
+        distrust: Callable[[], bool] = lambda: False,
     ) -> int:
         """Bring a blob into the store; how many bytes were received for it. One that is here already costs nothing.
 
         ``host`` is whom the connections count against. ``advance`` is told how many of the blob's bytes are here; the
-        number may fall, when bytes prove wrong. Whatever ends this, what was received is kept for the next attempt.
+        number may fall, when bytes prove wrong; ``distrust`` is then asked whether ``open_blob`` has somebody else to
+        get them from. Whatever ends this, what was received is kept for the next attempt.
 
         Raises:
             DigestMismatchError: the origin sends other bytes than the descriptor promises.
@@ -59,7 +66,9 @@ class FetchingService:
         """
         received = 0
         async with self._store.write_blob(descriptor) as writer:
-            for is_last in (not writer.resumed, True):
+            # What an earlier attempt left is not verified before the end: it may be what is wrong.
+            doubtful = writer.resumed > 0
+            while True:
                 work = _Fetch(
                     descriptor=descriptor,
                     open_blob=open_blob,
@@ -75,9 +84,9 @@ class FetchingService:
                     await writer.commit()
                     break
                 except DigestMismatchError:
-                    # What an earlier attempt left is not verified before the end: it may be what is wrong.
-                    if is_last:
+                    if not doubtful and not distrust():
                         raise
+                    doubtful = False
                 finally:
                     received += work.received
         advance(descriptor.size)

@@ -192,7 +192,9 @@ class PullingService:
         def open_blob(offset: int, end: int | None) -> AbstractAsyncContextManager[BlobReader]:
             return session.read_blob(layer, offset, end)
 
-        await self._fetching.fetch(layer, open_blob, host=host, advance=advance)
+        await self._fetching.fetch(
+            layer, open_blob, host=host, advance=advance, distrust=lambda: session.distrust(layer)
+        )
 
 
 def _success(message: str) -> Progress:
