@@ -35,7 +35,6 @@ class PartWriter(Protocol):
             DigestMismatchError: more bytes than the descriptor promises.
         """
 
-
     @abstractmethod
     async def receive(self, source: ByteSource, count: int, received: Callable[[int], None]) -> None:
         """Put the next ``count`` bytes of ``source`` at :attr:`position`; as :meth:`write`, but in threads of its own.

@@ -31,7 +31,9 @@ class WhyApi:
         try:
             if not name:
                 raise InvalidRequestError("model is required", param="model")
-            found = await self._services.management().diagnosing.diagnose(name, EngineMode.parse(mode) if mode else None)
+            found = await self._services.management().diagnosing.diagnose(
+                name, EngineMode.parse(mode) if mode else None
+            )
         except DmrError as exc:
             return error_response(exc, openai=False)
         return json_response(_diagnosis_json(found))
