@@ -11,7 +11,7 @@ import pytest
 from tests.crash.failpoints import When
 from tests.crash.matrix import Failure, Kill, Matrix, open_matrix
 
-_KILLS = int(os.environ.get("DMR_KILLS", "60"))
+_KILLS = int(os.environ.get("DMR_KILLS", "40"))
 
 
 @pytest.fixture(scope="module")

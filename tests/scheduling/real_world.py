@@ -94,6 +94,7 @@ class RealWorld:
 
     def __init__(self, slots: int, programs: dict[str, Path]) -> None:
         self._descriptors = _descriptors()
+        self._children = _children()  # of others in this process, such as a registry that serves many tests
         self._runner = asyncio.Runner()
         self._directory = tempfile.TemporaryDirectory(prefix="dmr-")
         self._asking: dict[int, asyncio.Task[None]] = {}
@@ -219,7 +220,7 @@ class RealWorld:
             await self._supervisor.aclose()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         assert not tasks, f"tasks left: {tasks}"
-        children = _children()
+        children = _children() - self._children
         assert not children, f"processes left: {children}"
 
 
@@ -236,5 +237,5 @@ def _descriptors() -> set[str]:
     return {entry for entry in found if "/proc/" not in entry}
 
 
-def _children() -> str:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").strip()
+def _children() -> frozenset[str]:
+    return frozenset(Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split())
