@@ -205,6 +205,8 @@ class _Fetch:
                     f"the blob {self.descriptor.digest} ended {part.end - position} bytes early"
                 )
             except RegistryError as exc:
+                if position == part.end:
+                    return True  # all of it is here, whatever broke behind it; its digest tells whether it is right
                 if not opened and self._under_way > 1:
                     # The others get on, so it is this one connection that is too many.
                     self._parts.appendleft(Span(position, part.end))

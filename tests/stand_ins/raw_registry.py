@@ -90,6 +90,9 @@ class RawRegistry:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                if "authorization:" not in head.lower():  # so that there is a login, and a cookie, to give away
+                    writer.write(_CHALLENGE)
+                    continue
                 fault = next(self.faults, Fault.NONE)
                 self.met.append(fault)
                 if not await self._answer(head, writer, fault):
@@ -219,6 +222,10 @@ class RawRegistry:
         return False
 
 
+_CHALLENGE: Final = (
+    b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm="here"\r\n'
+    b"Set-Cookie: secret=the-secret; Path=/\r\nContent-Length: 0\r\n\r\n"
+)
 _REFUSALS: Final = {
     Fault.UNSATISFIABLE: "416 Range Not Satisfiable",
     Fault.REDIRECT_AWAY: "307 Temporary Redirect\r\nLocation: http://127.0.0.1:{other}{path}",

@@ -293,3 +293,22 @@ async def test_no_request_is_longer_than_the_limit() -> None:
     origin.before_piece = a_little_later
     await here.fetch(origin)
     assert origin.asked == [(0, _MIB), (_MIB, 3 * _MIB), (3 * _MIB, len(_BLOB))]
+
+
+async def test_a_failure_behind_the_last_byte_of_a_part_is_no_failure() -> None:
+    here, origin = _Fixture(), _Origin()
+
+    @asynccontextmanager
+    async def open_blob(offset: int, end: int | None) -> AsyncIterator[BlobReader]:
+        async with origin.open(offset, end) as reader:
+            yield attrs.evolve(reader, chunks=_failing_after(reader.chunks))
+
+    await here.fetching.fetch(_LAYER, open_blob, host="origin", advance=here.progress.append)
+    assert here.blob == _BLOB
+    assert len(origin.asked) == 5
+
+
+async def _failing_after(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk
+    raise RegistryUnreachableError("the connection broke after the last byte")
