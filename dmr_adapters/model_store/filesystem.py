@@ -133,7 +133,7 @@ class FilesystemModelStore(ModelStore):
             async with self._showing:
                 index = await finish_in_thread(self._read)
                 model = self.by_id(model_id)
-                if model is not None and only_tagged is not None and not set(model.tags) <= set(only_tagged):
+                if only_tagged is not None and (model is None or set(model.tags) != set(only_tagged)):
                     return False
                 garbage = await finish_in_thread(lambda: self._forget(index, model_id))
             if garbage is not None:

@@ -26,7 +26,7 @@ from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.paths import RelativePath
 from dmr_core.errors import InvalidRequestError
-from dmr_core.ports.blob_import import BlobImport, BlobImporter
+from dmr_core.ports.blob_import import Ahead, BlobImport, BlobImporter
 from dmr_core.ports.package_source import SourceFile
 
 __all__ = ["FilesystemBlobImporter"]
@@ -44,9 +44,9 @@ class FilesystemBlobImporter(BlobImporter):
         self._lock = StoreLock(self._layout.lock_file, self._layout.root, lock_patience)
 
     @asynccontextmanager
-    async def begin(self, *, link: bool = False) -> AsyncIterator[BlobImport]:
+    async def begin(self, *, link: bool = False, ahead: Ahead | None = None) -> AsyncIterator[BlobImport]:
         async with AsyncExitStack() as stack:
-            importing = FilesystemBlobImport(self._layout, self._lock, stack, link=link)
+            importing = FilesystemBlobImport(self._layout, self._lock, stack, link=link, ahead=ahead)
             stack.push_async_callback(finish_in_thread, importing.discard)
             yield importing
 
@@ -64,11 +64,14 @@ class _Staged:
 class FilesystemBlobImport(BlobImport):
     """One import. Copies wait in the store's directory for temporary files, locked so that nobody clears them away."""
 
-    def __init__(self, layout: StoreLayout, lock: StoreLock, leases: AsyncExitStack, *, link: bool) -> None:
+    def __init__(
+        self, layout: StoreLayout, lock: StoreLock, leases: AsyncExitStack, *, link: bool, ahead: Ahead | None
+    ) -> None:
         self._layout = layout
         self._lock = lock
         self._leases = leases
         self._link = link
+        self._ahead = ahead
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._staged: list[_Staged] = []
         self._open: dict[Path, int] = {}
@@ -135,7 +138,8 @@ class FilesystemBlobImport(BlobImport):
                 with disk_conditions(self._layout.root, before.st_size):
                     digest = FileCopy(source, copy[1], before.st_size, report, abandoned).run()
             else:
-                digest = _hash(source, path, report, abandoned)
+                known = self._ahead(before, report, abandoned) if self._ahead is not None else None
+                digest = Digest(known) if known is not None else _hash(source, path, report, abandoned)
             _check_unchanged(path, before, os.fstat(source))
         finally:
             os.close(source)

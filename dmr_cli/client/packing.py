@@ -11,6 +11,7 @@ import click
 
 from dmr_cli.client.api import Api
 from dmr_cli.client.errors import ClientError, InvalidInputError, NotFoundError
+from dmr_cli.client.head_start import HeadStart
 from dmr_cli.client.progress import reporter_for
 from dmr_cli.client.reporters import Reporter
 from dmr_cli.client.store_place import store_here
@@ -26,10 +27,11 @@ _Build = Callable[[PackagingService, "_Hashed"], Awaitable[BuiltArtifact]]
 class Packing:
     """Makes models in the store of one service. Methods return the ID of the model, which has no name yet."""
 
-    def __init__(self, api: Api, *, quiet: bool, link: bool) -> None:
+    def __init__(self, api: Api, *, quiet: bool, link: bool, ahead: HeadStart | None = None) -> None:
         self._api = api
         self._quiet = quiet
         self._link = link
+        self._ahead = ahead
 
     def package(self, request: PackageRequest) -> str:
         """Make a model of files."""
@@ -71,7 +73,8 @@ class Packing:
     async def _import(self, root: Path, build: _Build) -> str:
         from dmr_cli.server.packaging import importing_packaging  # noqa: PLC0415 - adapters, see above
 
-        async with importing_packaging(root, link=self._link) as (packaging, importing):
+        ahead = self._ahead.digest if self._ahead is not None else None
+        async with importing_packaging(root, link=self._link, ahead=ahead) as (packaging, importing):
             built = await self._built(build, packaging)
             await importing.publish()
             for path in importing.copied:

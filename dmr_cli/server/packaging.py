@@ -10,7 +10,7 @@ from dmr_adapters.model_store.importing import FilesystemBlobImporter
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
 from dmr_core.domain.artifact import Artifact
 from dmr_core.domain.repackage import Changes
-from dmr_core.ports.blob_import import BlobImport
+from dmr_core.ports.blob_import import Ahead, BlobImport
 from dmr_core.services.importing import ImportingSource
 from dmr_core.services.packaging import PackagingService
 
@@ -23,9 +23,11 @@ def build_packaging() -> PackagingService:
 
 
 @asynccontextmanager
-async def importing_packaging(models_path: Path, *, link: bool) -> AsyncIterator[tuple[PackagingService, BlobImport]]:
+async def importing_packaging(
+    models_path: Path, *, link: bool, ahead: Ahead | None = None
+) -> AsyncIterator[tuple[PackagingService, BlobImport]]:
     """Packaging that takes the files into the store at ``models_path`` as it goes; works beside services."""
-    async with FilesystemBlobImporter(models_path).begin(link=link) as importing:
+    async with FilesystemBlobImporter(models_path).begin(link=link, ahead=ahead) as importing:
         yield PackagingService(ImportingSource(FilesystemPackageSource(), importing)), importing
 
 

@@ -102,7 +102,9 @@ async def _wind_down(stop: asyncio.Event, services: Services) -> None:
     scheduler = services.scheduler
     if services.recorder is not None:
         services.recorder.close()
-    await asyncio.gather(services.pulling.aclose(), services.pushing.aclose(), services.backends.aclose())
+    await asyncio.gather(
+        services.pulling.aclose(), services.pushing.aclose(), services.loading.aclose(), services.backends.aclose()
+    )
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _FINISH
     while loop.time() < deadline and any(view.leases for view in scheduler.runners()):  # noqa: ASYNC110 - see below

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,7 +13,12 @@ from typing import Protocol
 from dmr_core.domain.paths import RelativePath
 from dmr_core.ports.package_source import SourceFile
 
-__all__ = ["BlobImport", "BlobImporter"]
+__all__ = ["Ahead", "BlobImport", "BlobImporter"]
+
+Ahead = Callable[[os.stat_result, Callable[[int], None], threading.Event], str | None]
+"""What somebody hashes already: given a file's status, a report of bytes hashed, and whether it is still wanted, waits
+for the SHA-256 in hex. ``None`` where that is another file, or one that changed since its first byte was read.
+"""
 
 
 class BlobImport(Protocol):
@@ -45,9 +52,10 @@ class BlobImporter(Protocol):
     """Imports files into one store, beside the services that use it."""
 
     @abstractmethod
-    def begin(self, *, link: bool = False) -> AbstractAsyncContextManager[BlobImport]:
+    def begin(self, *, link: bool = False, ahead: Ahead | None = None) -> AbstractAsyncContextManager[BlobImport]:
         """Begin an import; leaving it drops what was not published.
 
         With ``link`` the blob *is* the file where file system and permissions allow it: it takes no second room, and
-        whoever changes the file from then on damages the model.
+        whoever changes the file from then on damages the model. A file that is linked and whose digest ``ahead`` knows is
+        not read again.
         """

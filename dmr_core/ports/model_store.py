@@ -200,8 +200,8 @@ class ModelStore(Protocol):
     async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         """Remove a model with its tags, bundle and every blob no other model needs and nobody leased. Idempotent.
 
-        With ``only_tagged`` nothing happens, and ``False`` is the answer, where the model carries any other tag by now:
-        somebody else may have given it one since the caller looked.
+        With ``only_tagged`` nothing happens, and ``False`` is the answer, where these are not the tags that the model
+        carries, or it is gone: somebody else may have given it one, or taken one away, since the caller looked.
 
         Raises:
             ModelInUseError: the model itself is leased, here or in another process.

@@ -16,6 +16,7 @@ from dmr_core.ports.model_store import ModelStore
 __all__ = ["CatalogService", "Removal"]
 
 _MAX_CACHED: Final = 4096
+_ATTEMPTS: Final = 16  # of a removal, while other processes tag the model
 
 
 @attrs.frozen
@@ -79,12 +80,9 @@ class CatalogService:
         return self._store.by_id(model_id)
 
     async def find_fresh(self, text: str) -> Model:
-        """As :meth:`find`, but looks at the disk before it says that there is no such model."""
-        try:
-            return self.find(text)
-        except ModelNotFoundError:
-            await self._store.refresh()
-            return self.find(text)
+        """As :meth:`find`, by what the store says now: another process may have given the name to another model."""
+        await self._store.refresh()
+        return self.find(text)
 
     def check_tag(self, target: str) -> Reference:
         """The tag ``target`` stands for.
@@ -116,30 +114,24 @@ class CatalogService:
             ConflictError: an ID with several tags, without ``force``.
             ModelInUseError: a runner is busy with the model, or another process uses it.
         """
-        model = await self.find_fresh(text)
-        tag = self._as_tag(text, model)
-        if tag is not None and len(model.tags) > 1:
-            await self._store.untag(tag)
-            return Removal((tag,), None)
-        if tag is None and len(model.tags) > 1 and not force:
-            raise self._ambiguous(text)
-        if self._in_use(model.id):
-            raise ModelInUseError(f"model {text!r} is being used by a running request; unload it first")
-        if self._release is not None:
-            await self._release(model.id)  # an engine that is ready holds a lease
-        # Another process may have given it a tag since, and been told that it has it.
-        if await self._store.remove(model.id, only_tagged=None if force and tag is None else model.tags):
-            return Removal(model.tags, model.id)
-        if tag is None:
-            raise self._ambiguous(text)
-        await self._store.untag(tag)
-        return Removal((tag,), None)
-
-    @staticmethod
-    def _ambiguous(text: str) -> ConflictError:
-        return ConflictError(
-            f'unable to delete "{text}" (must be forced) due to multiple tag references: resource conflict'
-        )
+        for _ in range(_ATTEMPTS):
+            model = await self.find_fresh(text)
+            tag = self._as_tag(text, model)
+            if tag is not None and len(model.tags) > 1:
+                await self._store.untag(tag)
+                return Removal((tag,), None)
+            if tag is None and len(model.tags) > 1 and not force:
+                raise ConflictError(
+                    f'unable to delete "{text}" (must be forced) due to multiple tag references: resource conflict'
+                )
+            if self._in_use(model.id):
+                raise ModelInUseError(f"model {text!r} is being used by a running request; unload it first")
+            if self._release is not None:
+                await self._release(model.id)  # an engine that is ready holds a lease
+            # Another process may have given it a tag since, and been told that it has it, or have moved this one.
+            if await self._store.remove(model.id, only_tagged=None if force and tag is None else model.tags):
+                return Removal(model.tags, model.id)
+        raise ConflictError(f"cannot remove {text!r}: other processes keep changing its tags; try again")
 
     def _look_up(self, text: str) -> Model:
         model_id = parse_model_id(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
@@ -11,7 +12,13 @@ from dmr_core.domain.archive import MANIFEST_NAME, ArchiveEntry, read_archive
 from dmr_core.domain.artifact import Artifact, Descriptor, Manifest, ModelConfig, check_supported
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
-from dmr_core.errors import DigestMismatchError, InvalidRequestError, MalformedArtifactError, NotFoundError
+from dmr_core.errors import (
+    DigestMismatchError,
+    InvalidRequestError,
+    MalformedArtifactError,
+    NotFoundError,
+    ShuttingDownError,
+)
 from dmr_core.ports.model_store import ModelStore
 
 __all__ = ["LoadingService"]
@@ -36,6 +43,16 @@ class LoadingService:
         self._store = store
         self._decode_manifest = decode_manifest
         self._decode_config = decode_config
+        self._running: set[asyncio.Task[Model]] = set()
+        self._closed = asyncio.Event()
+
+    async def aclose(self) -> None:
+        """Load nothing more, and end what is under way; whoever waits for it gets an error that says so."""
+        self._closed.set()
+        tasks = tuple(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def load(self, chunks: AsyncIterator[bytes]) -> Model:
         """Store the model whose archive ``chunks`` carry; it gets no tag. Loading one that is here is a no-op.
@@ -48,7 +65,23 @@ class LoadingService:
             MalformedArtifactError: the archive is damaged, cut off, or lacks a manifest or a blob.
             UnsupportedFormatError: the artifact is one that pulling would refuse.
             StorageFullError, StoreUnwritableError: the store cannot take it.
+            ShuttingDownError: the service is closed, or was closed meanwhile.
         """
+        if self._closed.is_set():
+            raise ShuttingDownError("the service is shutting down")
+        # In a task of its own, which can be ended without ending the one that is to tell the client.
+        task = asyncio.create_task(self._load(chunks), name="load")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await task
+        except asyncio.CancelledError as exc:
+            caller = asyncio.current_task()
+            if not self._closed.is_set() or (caller is not None and caller.cancelling()):
+                raise
+            raise ShuttingDownError("the load was cancelled: the service is shutting down; send it again") from exc
+
+    async def _load(self, chunks: AsyncIterator[bytes]) -> Model:
         found: tuple[bytes, Manifest] | None = None
         sizes: dict[Digest, int] = {}
         async with _Leases(self._store) as leases, aclosing(read_archive(chunks)) as entries:
@@ -73,8 +106,10 @@ class LoadingService:
     async def _take(self, entry: ArchiveEntry, digest: Digest) -> None:
         if await self._store.has_blob(digest):
             return
+        described = Descriptor(media_type=_ANY, digest=digest, size=entry.size)
+        await self._store.require_space([described])  # what an archive claims may be more than any disk has
         try:
-            async with self._store.write_blob(Descriptor(media_type=_ANY, digest=digest, size=entry.size)) as writer:
+            async with self._store.write_blob(described) as writer:
                 if writer.offset:
                     await writer.restart()  # all bytes are at hand: nothing is won by trusting an old beginning
                 async for chunk in entry.chunks:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +132,39 @@ def test_the_same_files_make_the_same_model_whoever_packages_them(daemon: Daemon
         ids.add(json.loads(done.stdout)["id"])
 
     assert len(ids) == 1
+
+
+def test_a_load_that_the_end_of_the_service_cuts_short_says_so_and_leaves_nothing_open(
+    daemon: Daemon, other: Daemon, tmp_path: Path
+) -> None:
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(os.urandom(4 * 1024 * 1024))
+    with tarfile.open(tmp_path / "half.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(weights, f"blobs/sha256/{hashlib.sha256(weights.read_bytes()).hexdigest()}")
+    half = (tmp_path / "half.tar").read_bytes()[: 2 * 1024 * 1024]
+    client = subprocess.Popen(
+        [sys.executable, "-m", "dmr_cli", "load", "--quiet"],
+        env={**other.environment, "MODEL_RUNNER_HOST": other.url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert client.stdin is not None
+    state = other.root / "models" / ".dmr"
+    try:
+        client.stdin.write(half)
+        client.stdin.flush()
+        deadline = time.monotonic() + 20
+        while not any((state / "ingest").glob("*")):
+            assert time.monotonic() < deadline, "nothing is taken in"
+            time.sleep(0.02)
+        assert other.stop() == 0
+        output, errors = client.communicate(timeout=20)
+    finally:
+        client.kill()
+        client.wait()
+
+    assert (client.returncode, output) == (1, b"")
+    assert b"shutting down" in errors
+    assert list((state / "tmp").iterdir()) == []
+    assert list((state / "leases").iterdir()) == []

@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,51 @@ async def test_a_service_that_starts_meanwhile_clears_nothing_away(
 
 def _no_copy(*_: object) -> int:
     raise OSError(38, "Function not implemented")
+
+
+# --- what was hashed ahead ----------------------------------------------------------------------------
+
+
+async def test_a_file_that_was_hashed_ahead_is_linked_without_being_read_again(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    told: list[int] = []
+
+    def ahead(status: os.stat_result, report: Callable[[int], None], _: threading.Event) -> str | None:
+        report(7)
+        return Digest.of(CONTENT).hex if os.path.samestat(status, source.stat()) else None
+
+    async with FilesystemBlobImporter(tmp_path / "models").begin(link=True, ahead=ahead) as importing:
+        file = await importing.take(source, NAME, told.append)
+        await importing.publish()
+
+    assert store.blob_file(file.digest).samefile(source)
+    assert told == [7]
+
+
+async def test_a_file_that_changes_while_it_is_hashed_ahead_is_refused(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    def ahead(*_: object) -> str | None:
+        append(source)
+        return Digest.of(CONTENT).hex
+
+    with pytest.raises(InvalidRequestError, match="changed while it was read"):
+        async with FilesystemBlobImporter(tmp_path / "models").begin(link=True, ahead=ahead) as importing:
+            await importing.take(source, NAME)
+
+    assert not await store.has_blob(Digest.of(CONTENT))
+
+
+async def test_a_copy_is_hashed_itself_whatever_was_hashed_ahead(
+    store: FilesystemModelStore, source: Path, tmp_path: Path
+) -> None:
+    def ahead(*_: object) -> str | None:
+        return Digest.of(b"something else").hex
+
+    async with FilesystemBlobImporter(tmp_path / "models").begin(ahead=ahead) as importing:
+        file = await importing.take(source, NAME)
+        await importing.publish()
+
+    assert file.digest == Digest.of(CONTENT)
+    assert await store.has_blob(file.digest)

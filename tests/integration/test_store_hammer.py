@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.services.catalog import CatalogService
 from dmr_core.testing.contracts.samples import put_model
@@ -33,6 +34,34 @@ async def test_a_tag_that_another_process_added_survives_the_removal_of_what_was
     assert removal.deleted is None
     await one.refresh()
     assert [found.tags for found in one.models()] == [("docker.io/ai/second:latest",)]
+
+
+async def test_the_removal_of_a_tag_finds_the_model_another_process_moved_it_to(tmp_path: Path) -> None:
+    one = await FilesystemModelStore.open(tmp_path)
+    first, second = await put_model(one, b"GGUF-first"), await put_model(one, b"GGUF-second")
+    await one.tag(first.id, parse_reference("wanted", _POLICY))
+    other = await FilesystemModelStore.open(tmp_path)
+    await one.tag(second.id, parse_reference("wanted", _POLICY))
+    removal = await CatalogService(other, _POLICY).remove("wanted")
+    assert removal.deleted == second.id
+    await one.refresh()
+    assert [found.id for found in one.models()] == [first.id]
+
+
+async def test_a_tag_that_moves_while_its_model_is_removed_is_followed(tmp_path: Path) -> None:
+    one = await FilesystemModelStore.open(tmp_path)
+    first, second = await put_model(one, b"GGUF-first"), await put_model(one, b"GGUF-second")
+    await one.tag(first.id, parse_reference("wanted", _POLICY))
+    other = await FilesystemModelStore.open(tmp_path)
+    catalog = CatalogService(other, _POLICY)
+
+    async def move(_model: Digest) -> None:
+        await one.tag(second.id, parse_reference("wanted", _POLICY))
+
+    catalog.protect(lambda _model: False, move)
+    assert (await catalog.remove("wanted")).deleted == second.id
+    await one.refresh()
+    assert [found.id for found in one.models()] == [first.id]
 
 
 def test_the_ledger_knows_what_may_be() -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.importing import FilesystemBlobImporter
 from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_core.domain.digest import Digest
+from dmr_core.domain.paths import RelativePath
 from dmr_core.domain.reference import Reference, ReferencePolicy, parse_reference
 from dmr_core.domain.store_report import CheckProgress, CheckReport, FindingKind, GarbageKind
 from dmr_core.errors import PreconditionError
@@ -549,3 +551,53 @@ async def test_usage_counts_a_file_once_however_many_names_it_has(
     assert after.total - before.total == config == after.bundles
     assert after.total == await store.disk_usage()
     assert after.models[0].size == before.models[0].size + config
+
+
+# --- files that are linked --------------------------------------------------------------------------
+
+
+async def linked_model(root: Path, store: FilesystemModelStore) -> Path:
+    """A model whose weights are somebody's own file."""
+    source = root / "mine.gguf"
+    source.write_bytes(b"GGUF-right")
+    async with FilesystemBlobImporter(root).begin(link=True) as importing:
+        await importing.take(source, RelativePath.parse("model.gguf"))
+        await importing.publish()
+        artifact = await put_model(store, b"GGUF-right")
+        await store.tag(artifact.id, named("mine"))
+        await store.bundle(artifact.id)  # one more name of the same file
+    assert blob(root, b"GGUF-right").samefile(source)
+    return source
+
+
+@pytest.mark.parametrize("content", [b"GGUF-wrong", b"GGUF, longer than it was"], ids=["as long", "longer"])
+async def test_a_linked_file_that_was_changed_is_found_and_said_to_be_that(
+    tmp_path: Path, store: FilesystemModelStore, maintenance: FilesystemStoreMaintenance, content: bytes
+) -> None:
+    source = await linked_model(tmp_path, store)
+    assert (await maintenance.check()).is_clean
+    source.write_bytes(content)
+
+    found = (await maintenance.check()).findings[0]
+    mended = (await maintenance.check(repair=True)).findings[0]
+
+    assert found.models == (named("mine").canonical,)
+    assert found.advice.startswith("a file of yours that was linked into the store")
+    assert "package the model again" in mended.advice
+    assert mended.repaired
+    assert source.read_bytes() == content
+    assert not blob(tmp_path, b"GGUF-right").exists()
+
+
+async def test_a_damaged_blob_that_only_a_bundle_shares_is_not_taken_for_a_linked_file(
+    tmp_path: Path, store: FilesystemModelStore, maintenance: FilesystemStoreMaintenance
+) -> None:
+    artifact = await put_model(store, b"GGUF-right")
+    await store.tag(artifact.id, named("mine"))
+    await store.bundle(artifact.id)
+    assert blob(tmp_path, b"GGUF-right").stat().st_nlink == 2
+    spoil(blob(tmp_path, b"GGUF-right"), b"GGUF-wrong")
+
+    found = (await maintenance.check()).findings[0]
+
+    assert "pull the model again" in found.advice

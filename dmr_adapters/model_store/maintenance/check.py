@@ -12,6 +12,7 @@ from dmr_adapters.model_store.lock import StoreLock
 from dmr_adapters.model_store.maintenance.census import Found, files_below, take_census
 from dmr_adapters.model_store.maintenance.collect import collect
 from dmr_adapters.model_store.maintenance.hashing import Suspect, compare
+from dmr_adapters.model_store.maintenance.links import is_linked_outside
 from dmr_adapters.model_store.maintenance.repair import mend, mend_documents
 from dmr_adapters.model_store.maintenance.survey import Fault, Survey, bundled_files, survey
 from dmr_adapters.model_store.threads import finish_in_thread
@@ -23,6 +24,7 @@ from dmr_core.ports.store_maintenance import STALE, CheckWatcher
 __all__ = ["check_store"]
 
 _DOCUMENTS: Final = frozenset({FindingKind.LAYOUT, FindingKind.INDEX_DAMAGED, FindingKind.INDEX_MISSING})
+_CHANGED: Final = frozenset({FindingKind.BLOB_DAMAGED, FindingKind.BLOB_SIZE})
 _SHOWN: Final = 20
 _PULL: Final = "`dmr system check --repair`, then pull the model again"
 _ADVICE: Final = {
@@ -42,6 +44,11 @@ _ADVICE: Final = {
     FindingKind.GARBAGE: "`dmr system prune` removes it",
     FindingKind.QUARANTINE: "`dmr system prune --all` removes it",
 }
+_LINKED: Final = (
+    "a file of yours that was linked into the store, as `dmr package --link` does, was changed:"
+    " `dmr system check --repair`, then package the model again, without --link if the file is still written to"
+)
+_LINKED_NOW: Final = "package the model again, without --link if the file is still written to; your file was left alone"
 _PULL_NOW: Final = "pull the model again; what is not damaged is not fetched again"
 
 
@@ -153,7 +160,10 @@ def _finding(found: Survey, fault: Fault, repaired: str, *, repair: bool) -> Fin
     if fault.kind is FindingKind.UNLISTED:
         names = [str(model_id) for model_id in fault.models]
     advice = _ADVICE.get(fault.kind, "")
-    if repaired:
+    blob = found.census.blobs.get(fault.digest) if fault.kind in _CHANGED and fault.digest is not None else None
+    if blob is not None and is_linked_outside(found.layout, blob):
+        advice = _LINKED_NOW if repaired else _LINKED
+    elif repaired:
         advice = _PULL_NOW if advice.endswith(_PULL) and names else ""
     elif repair and not fault.kind.is_note:
         advice = "it is being used: unload the model, or wait for the pull, and repair again"

@@ -14,6 +14,7 @@ from dmr_cli.client.api import Api, Invocation
 from dmr_cli.client.commands.tag import add_tag, check_target
 from dmr_cli.client.errors import InvalidInputError
 from dmr_cli.client.examples import examples
+from dmr_cli.client.head_start import head_start
 from dmr_cli.client.progress import reporter_for
 
 __all__ = ["package"]
@@ -86,45 +87,47 @@ def package(
     check_target(model)
     epoch = _epoch()
     api = invocation.api()
-    api.open("GET", "/version").close()  # nobody should wait for hashing first to hear that no service runs
+    # A file that is linked is only hashed: that begins before what packages it is imported.
+    with head_start(sources[0] if link and (gguf or dduf) else None) as ahead:
+        api.open("GET", "/version").close()  # nobody should wait for hashing first to hear that no service runs
 
-    from dmr_cli.client.packing import Packing  # noqa: PLC0415 - attrs and asyncio, which no other command needs
-    from dmr_core.domain.artifact import Format  # noqa: PLC0415 - as above
-    from dmr_core.domain.repackage import Changes, Schema  # noqa: PLC0415 - as above
-    from dmr_core.services.packaging import (  # noqa: PLC0415 - as above
-        ExtraFiles,
-        ModelDirectory,
-        PackageRequest,
-        WeightsFile,
-    )
+        from dmr_cli.client.packing import Packing  # noqa: PLC0415 - attrs and asyncio, which no other command needs
+        from dmr_core.domain.artifact import Format  # noqa: PLC0415 - as above
+        from dmr_core.domain.repackage import Changes, Schema  # noqa: PLC0415 - as above
+        from dmr_core.services.packaging import (  # noqa: PLC0415 - as above
+            ExtraFiles,
+            ModelDirectory,
+            PackageRequest,
+            WeightsFile,
+        )
 
-    extra = ExtraFiles(
-        licenses=tuple(path.absolute() for path in licenses),
-        chat_template=chat_template.absolute() if chat_template else None,
-        mmproj=mmproj.absolute() if mmproj else None,
-        loras=tuple(path.absolute() for path in loras),
-        epoch=epoch,
-    )
-    packing = Packing(api, quiet=quiet, link=link)
-    wanted = Schema(schema) if schema else None
-    if source is not None:
-        model_id = packing.derive(source, Changes(context_size=context_size, schema=wanted), extra)
-    else:
-        path = sources[0].absolute()
-        request = PackageRequest(
-            source=ModelDirectory(path=path)
-            if safetensors_dir is not None
-            else WeightsFile(path=path, expected=Format.GGUF if gguf else Format.DDUF),
-            created=datetime.now(UTC),
-            licenses=extra.licenses,
-            chat_template=extra.chat_template,
-            mmproj=extra.mmproj,
-            loras=extra.loras,
-            context_size=context_size,
-            schema=wanted or Schema.DOCKER,
+        extra = ExtraFiles(
+            licenses=tuple(path.absolute() for path in licenses),
+            chat_template=chat_template.absolute() if chat_template else None,
+            mmproj=mmproj.absolute() if mmproj else None,
+            loras=tuple(path.absolute() for path in loras),
             epoch=epoch,
         )
-        model_id = packing.package(request)
+        packing = Packing(api, quiet=quiet, link=link, ahead=ahead)
+        wanted = Schema(schema) if schema else None
+        if source is not None:
+            model_id = packing.derive(source, Changes(context_size=context_size, schema=wanted), extra)
+        else:
+            path = sources[0].absolute()
+            request = PackageRequest(
+                source=ModelDirectory(path=path)
+                if safetensors_dir is not None
+                else WeightsFile(path=path, expected=Format.GGUF if gguf else Format.DDUF),
+                created=datetime.now(UTC),
+                licenses=extra.licenses,
+                chat_template=extra.chat_template,
+                mmproj=extra.mmproj,
+                loras=extra.loras,
+                context_size=context_size,
+                schema=wanted or Schema.DOCKER,
+                epoch=epoch,
+            )
+            model_id = packing.package(request)
     add_tag(api, model_id, model)
     message = _push(api, model, quiet=quiet) if push else ""
     if as_json:

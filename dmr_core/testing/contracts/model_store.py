@@ -121,7 +121,7 @@ class ModelStoreContract(BlobWritingContract):
         assert [await store.has_blob(blob.digest) for blob in artifact.manifest.blobs] == [False, False]
         await store.remove(artifact.id)
 
-    async def test_a_model_with_a_tag_the_caller_does_not_know_is_not_removed(self, store: ModelStore) -> None:
+    async def test_a_model_with_other_tags_than_the_caller_knows_is_not_removed(self, store: ModelStore) -> None:
         artifact = await put_model(store, _WEIGHTS)
         for reference in (_ONE, _TWO):
             await store.tag(artifact.id, reference)
@@ -129,9 +129,10 @@ class ModelStoreContract(BlobWritingContract):
         model = store.by_id(artifact.id)
         assert model is not None
         assert model.tags == (_ONE.canonical, _TWO.canonical)
-        assert await store.remove(artifact.id, only_tagged=[_TWO.canonical, _ONE.canonical, "gone"])
+        assert not await store.remove(artifact.id, only_tagged=[_TWO.canonical, _ONE.canonical, "moved"])
+        assert await store.remove(artifact.id, only_tagged=[_TWO.canonical, _ONE.canonical])
         assert store.models() == ()
-        assert await store.remove(artifact.id, only_tagged=[])
+        assert not await store.remove(artifact.id, only_tagged=[_ONE.canonical])
 
     async def test_remove_keeps_blobs_that_another_model_needs(self, store: ModelStore) -> None:
         one, other = await put_model(store, _WEIGHTS, b"GGUF-one"), await put_model(store, _WEIGHTS, b"GGUF-other")

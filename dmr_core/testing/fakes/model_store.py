@@ -150,8 +150,8 @@ class InMemoryModelStore(ModelStore):
 
     async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         if model_id not in self._models:
-            return True
-        if only_tagged is not None and not set(self._models[model_id].tags) <= set(only_tagged):
+            return only_tagged is None
+        if only_tagged is not None and set(self._models[model_id].tags) != set(only_tagged):
             return False
         if model_id in self.leased:
             raise ModelInUseError(f"model {self._models[model_id].name!r} is being used")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,7 @@ from dmr_core.domain.archive import (
 from dmr_core.domain.artifact import Artifact, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.model import Model
-from dmr_core.errors import MalformedArtifactError, UnsupportedFormatError
+from dmr_core.errors import MalformedArtifactError, ShuttingDownError, UnsupportedFormatError
 from dmr_core.services.loading import LoadingService
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
@@ -200,3 +201,59 @@ async def test_every_blob_is_leased_until_its_model_is_there_however_many_there_
     assert store.leased_at_last == {descriptor.digest for descriptor in artifact.manifest.blobs}
     assert store.most <= 64 + 1
     assert (store.open, store.leased) == (0, [])
+
+
+async def _begin(loading: LoadingService, taken: int = 2000) -> tuple[asyncio.Task[Model], asyncio.Event]:
+    """A load that has taken the first bytes of a blob's entry and waits for more; and what lets the rest come."""
+    begun, more = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield archive_directories() + BLOBS[0][:taken]
+        begun.set()
+        await more.wait()
+        yield BLOBS[0][taken:] + b"".join(BLOBS[1:]) + manifest() + ARCHIVE_END
+
+    task = asyncio.create_task(loading.load(slow()))
+    await begun.wait()
+    return task, more
+
+
+async def test_closing_ends_a_load_with_an_error_that_says_so_and_holds_nothing() -> None:
+    store = Watching()
+    loading = service(store)
+    task, _ = await _begin(loading)
+
+    await loading.aclose()
+
+    with pytest.raises(ShuttingDownError, match="the load was cancelled: the service is shutting down"):
+        await task
+    assert (store.open, store.models(), store.blobs) == (0, (), {})
+    with pytest.raises(ShuttingDownError):
+        await loading.load(archive(*BLOBS, manifest()))
+
+
+async def test_a_client_that_leaves_cancels_its_load_and_no_other() -> None:
+    store = Watching()
+    loading = service(store)
+    task, _ = await _begin(loading)
+    other, more = await _begin(loading, 100)  # in the header: a blob has one writer at a time
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.models() == ()
+    more.set()
+
+    assert (await other).id == ARTIFACT.id
+    assert store.open == 0
+
+
+async def test_a_client_that_leaves_while_the_service_closes_is_told_nothing() -> None:
+    loading = service(Watching())
+    task, _ = await _begin(loading)
+    closing = asyncio.create_task(loading.aclose())
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await closing
