@@ -87,7 +87,7 @@ bench-pull: $(VENV)/.ready ## 1 GiB from a registry against `skopeo copy`, a thr
 bench-push: $(VENV)/.ready ## 1 GiB to a registry against `skopeo copy`, and the same under a second name, which is a mount
 	$(BIN)/python -m tests.bench.push
 .PHONY: bench-package
-bench-package: $(VENV)/.ready ## 1 GiB into the store by `dmr package`, against `cp` with a sync, and linked, against hashlib
+bench-package: $(VENV)/.ready ## 4 GiB into the store by `dmr package`, against `cp` with a sync, and linked, against hashlib
 	$(BIN)/python -m tests.bench.package
 
 .PHONY: bench-store

@@ -1,6 +1,7 @@
-"""``make bench-package``: ``dmr package`` of 1 GiB into the store of a service that runs, copied and linked.
+"""``make bench-package``: ``dmr package`` of 4 GiB into the store of a service that runs, copied and linked.
 
-Everything the command does counts, from its start to the model's name. Copying is held against the slower of what it
+That is a model of 7 billion parameters in 4 bits. Everything the command does counts, from its start to the model's
+name; what does not depend on the size is measured with 1 MiB and printed too. Copying is held against the slower of what it
 cannot do without, hashing the file and ``cp`` with a sync; linking against hashing alone. In turns, one run.
 """
 
@@ -18,19 +19,22 @@ from tests.bench.processes import Unavailable, main, median
 from tests.bench.service import Service, dmr_program, environment, serving
 
 _MIB = 1024 * 1024
-_SIZE = 1024 * _MIB
+_SIZE = 4096 * _MIB
+_SMALL = _MIB
 _ROUNDS = 3
 _COPY_LIMIT = 1.15
 _LINK_LIMIT = 1.3
-_LIMIT = 300
+_LIMIT = 900
 
 
 def benchmark() -> bool:
     """Measure and print; whether both bars are met."""
     hashing, copying, ours, linked = [], [], [], []
     with tempfile.TemporaryDirectory(prefix="dmr-bench-") as scratch, serving(room := Path(scratch)) as service:
-        source = room / "model.gguf"
-        _write_model(source)
+        source, small = room / "model.gguf", room / "small.gguf"
+        _write_model(small, _SMALL)
+        fixed = median([_package_and_remove(room, service, small) for _ in range(_ROUNDS)])
+        _write_model(source, _SIZE)
         empty = _store_size(room)
         for _ in range(_ROUNDS):
             hashing.append(_hash(source))
@@ -38,15 +42,15 @@ def benchmark() -> bool:
             ours.append(_package(room, service, source))
             copied = _store_size(room) - empty
             _dmr(room, service, "rm", "bench")
-            linked.append(_package(room, service, source, "--link"))
-            _dmr(room, service, "rm", "bench")
+            linked.append(_package_and_remove(room, service, source, "--link"))
     hashed, cp, took, link = median(hashing), median(copying), median(ours), median(linked)
     base = max(hashed, cp)
-    print(f"1 GiB, medians of {_ROUNDS} interleaved runs")
+    print(f"{_SIZE // 1024**3} GiB, medians of {_ROUNDS} interleaved runs")
     print(f"  hashlib of the file      {hashed:6.2f} s")
     print(f"  cp and sync              {cp:6.2f} s")
-    print(f"  dmr package              {took:6.2f} s  {copied / _SIZE:.2f} GiB more in the store")
+    print(f"  dmr package              {took:6.2f} s  {copied / 1024**3:.2f} GiB more in the store")
     print(f"  dmr package --link       {link:6.2f} s")
+    print(f"  dmr package of 1 MiB     {fixed:6.2f} s")
     good = took <= _COPY_LIMIT * base
     print(
         f"  copied: {took / base:.2f} times the slower of the two, at most {_COPY_LIMIT}: {'PASS' if good else 'FAIL'}"
@@ -56,18 +60,18 @@ def benchmark() -> bool:
     return good and quick
 
 
-def _write_model(path: Path) -> None:
+def _write_model(path: Path, size: int) -> None:
     """The smallest GGUF header, one tensor of 8-bit numbers, and random bytes for it."""
     name = b"blk.0.weight"
-    tensors = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, _SIZE - 4096, 24, 0)
+    tensors = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, size - 4096, 24, 0)
     header = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensors
     header += bytes(-len(header) % 32)
     with path.open("wb") as file:
         file.write(header)
         block = os.urandom(_MIB)
-        for number in range(_SIZE // _MIB):
+        for number in range(size // _MIB):
             file.write(struct.pack("<Q", number) + block[8:])
-        file.truncate(_SIZE)
+        file.truncate(size)
         os.fsync(file.fileno())
 
 
@@ -93,6 +97,12 @@ def _package(room: Path, service: Service, source: Path, *options: str) -> float
     began = time.perf_counter()
     _dmr(room, service, "package", "--gguf", str(source), *options, "bench")
     return time.perf_counter() - began
+
+
+def _package_and_remove(room: Path, service: Service, source: Path, *options: str) -> float:
+    took = _package(room, service, source, *options)
+    _dmr(room, service, "rm", "bench")
+    return took
 
 
 def _store_size(room: Path) -> int:
