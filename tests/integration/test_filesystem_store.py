@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
@@ -314,10 +315,30 @@ class TestTwoProcesses:
     async def test_refresh_without_a_change_reads_nothing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = await FilesystemModelStore.open(root)
         await put_model(store, _WEIGHTS)
+        os.utime(root / "models.json", (0, 0))  # long enough ago that another version has another time
+        await store.refresh()
         monkeypatch.setattr(store._index, "read", lambda: pytest.fail("the index was read"))
         before = store.generation
         await store.refresh()
         assert store.generation == before
+
+    async def test_a_version_within_the_same_tick_in_the_place_of_the_last_one_is_seen(self, root: Path) -> None:
+        store = await FilesystemModelStore.open(root)
+        one, other = await put_model(store, b"GGUF-one"), await put_model(store, b"GGUF-two")
+        await store.tag(one.id, _ONE)
+        index = root / "models.json"
+        status = index.stat()
+        document = json.loads(index.read_bytes())
+        first, second = document["models"]
+        first["tags"], second["tags"] = second["tags"], first["tags"]
+        index.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
+        after = index.stat()
+        assert (after.st_size, after.st_ino, after.st_mtime_ns) == (status.st_size, status.st_ino, status.st_mtime_ns)
+        await store.refresh()
+        found = store.by_tag(_ONE.canonical)
+        assert found is not None
+        assert found.id == other.id
 
     async def test_writers_of_one_digest_take_turns(self, root: Path) -> None:
         one, other = await FilesystemModelStore.open(root), await FilesystemModelStore.open(root)
