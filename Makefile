@@ -28,7 +28,7 @@ demo: $(VENV)/.ready ## Start the service, run the bundled model on llama.cpp, s
 
 .PHONY: test
 test: $(VENV)/.ready ## Run every unmarked test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 .PHONY: format
 format: $(VENV)/.ready ## Format the code

@@ -6,10 +6,19 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 _REQUIRED = frozenset(name for name in os.environ.get("DMR_REQUIRE", "").split(",") if name)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the directories of parallel runs short: the path of a Unix socket has 107 bytes at most."""
+    worker: str | None = getattr(config, "workerinput", {}).get("workerid")
+    if worker is not None:
+        config.option.basetemp = str(Path(config.option.basetemp).parent / worker.removeprefix("gw"))
 
 
 def require(name: str, *, available: bool, reason: str) -> None:

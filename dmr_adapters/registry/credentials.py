@@ -158,25 +158,40 @@ async def _run(program: str, server: str, limit: float) -> bytes | None:
     Not oras' runner: that has no time limit, and a helper that waits for a pass phrase nobody can
     type would keep a thread, and with it the whole process at exit.
     """
-    process = await asyncio.create_subprocess_exec(
-        program, "get", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
-    )
+    process = await _spawn(program)
     try:
         async with asyncio.timeout(limit):
             return await _converse(process, server)
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await _reap(process)
+        await _end(process)
 
 
-async def _reap(process: Process) -> None:
-    """Wait for the end of a helper that was killed.
+async def _spawn(program: str) -> Process:
+    """Start a helper. asyncio itself, cancelled when the process runs and its pipes are not connected, waits for ever."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(program, "get", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True)
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        while not starting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([starting])
+        if not starting.cancelled() and starting.exception() is None:
+            await _end(starting.result())
+        raise
+
+
+async def _end(process: Process) -> None:
+    """Kill a helper that runs still, with its children, and wait for its end.
 
     asyncio tells of it once the pipes are closed, and sees that only of a pipe that somebody reads: one that is full of
     what nobody wanted would be waited for for ever.
     """
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     assert process.stdout is not None  # noqa: S101 - the pipe was asked for
     with suppress(TimeoutError):
         async with asyncio.timeout(_REAP):

@@ -25,7 +25,7 @@ def _running(daemon: Daemon) -> None:
 @pytest.fixture
 def other(tmp_path: Path, daemon: Daemon) -> Iterator[Daemon]:
     """A second service with a store of its own."""
-    root = tmp_path / "other"
+    root = tmp_path / "b"
     root.mkdir()
     places = {"HOME": root, "MODELS_PATH": root / "models", "DMR_RUNTIME_DIR": root / "run"}
     second = Daemon(root, {**daemon.environment, **{name: str(path) for name, path in places.items()}})

@@ -23,7 +23,7 @@ def test_a_model_that_one_daemon_runs_cannot_be_removed_by_another_until_that_on
     daemon.start()
     daemon.cli("package", "tiny:v1", "--gguf", str(DEMO))
     assert daemon.cli("run", "tiny:v1", "Hello").stdout
-    other = Daemon(tmp_path / "other", {**daemon.environment, "DMR_RUNTIME_DIR": str(tmp_path / "other" / "run")})
+    other = Daemon(tmp_path / "b", {**daemon.environment, "DMR_RUNTIME_DIR": str(tmp_path / "b" / "run")})
     other.root.mkdir()
     try:
         other.start()

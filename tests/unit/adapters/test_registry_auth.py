@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,30 @@ async def test_a_helper_nobody_waits_for_ends_with_its_children(
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
+    await until(lambda: not alive(child))
+
+
+async def test_a_helper_that_runs_before_anybody_looks_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "child"
+    helper(tmp_path, "hang", f"sleep 600 & echo $! > {note}.part; mv {note}.part {note}; wait", monkeypatch)
+    (tmp_path / "config.json").write_text('{"credsStore": "hang"}')
+    started = asyncio.create_subprocess_exec
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        process = asyncio.ensure_future(started(*arguments, **options))
+        await asyncio.sleep(0)  # it is forked, and nobody has connected its pipes
+        while not note.exists():
+            time.sleep(0.005)  # noqa: ASYNC251 - the loop must not run meanwhile
+        asking.cancel()
+        return await process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    asking = asyncio.create_task(CredentialStore(directory=tmp_path, limit=50).find("a.example"))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    child = int(note.read_text())
     await until(lambda: not alive(child))
 
 
