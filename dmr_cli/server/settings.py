@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from dmr_core.domain.capability import Dialect
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.naming import DEFAULT_REGISTRY
@@ -60,6 +61,8 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         metrics=not reader.flag("DISABLE_METRICS", default=False),
         record_requests=reader.flag("DMR_RECORD_REQUESTS", default=listen.loopback),
         max_body=reader.take("DMR_MAX_BODY", _positive, 10 * 1024 * 1024),
+        strict=reader.flag("DMR_STRICT", default=False),
+        translate=reader.take("DMR_TRANSLATE", _dialects, frozenset()),
         max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
         max_queue=reader.take("DMR_MAX_QUEUE", _positive, 512),
         queue_timeout=reader.take("DMR_QUEUE_TIMEOUT", _seconds, 300.0),
@@ -179,6 +182,14 @@ def _web_address(text: str) -> str:
         raise ValueError("expected an address such as https://hub.example.com")
     _ = parts.port  # raises where it is no number
     return text.rstrip("/")
+
+
+def _dialects(text: str) -> frozenset[Dialect]:
+    try:
+        return frozenset(Dialect(name.strip().lower()) for name in text.split(",") if name.strip())
+    except ValueError as exc:
+        known = ", ".join(dialect.value for dialect in Dialect)
+        raise InvalidConfigurationError(f"use some of {known}, separated by commas") from exc
 
 
 def _seconds_or_never(text: str) -> float:

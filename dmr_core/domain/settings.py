@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from dmr_core.domain.capability import Dialect
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
@@ -43,7 +44,8 @@ class Listen:
 class Settings:
     """Everything configurable. Sizes in bytes, times in seconds.
 
-    ``environment`` is what the service was started with; a backend is handed only the variables its
+    ``strict`` refuses what an engine would ignore, for every request. ``translate`` names dialects that are translated
+    even where the engine speaks them. ``environment`` is what the service was started with; a backend is handed only the variables its
     spec names.
     """
 
@@ -65,6 +67,8 @@ class Settings:
     metrics: bool = True
     record_requests: bool = True
     max_body: int = 10 * 1024 * 1024
+    strict: bool = False
+    translate: frozenset[Dialect] = frozenset()
     max_runners: int = 2
     max_queue: int = 512
     queue_timeout: float = 300.0

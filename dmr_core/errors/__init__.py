@@ -7,6 +7,7 @@ becomes is decided once per shell, never here. Anything that is not a :class:`Dm
 from __future__ import annotations
 
 from dmr_core.errors.conditions import (
+    AnswerViolationError,
     BackendInstallError,
     BackendNotFoundError,
     BackendNotInstalledError,
@@ -40,6 +41,7 @@ from dmr_core.errors.conditions import (
     StoreUnwritableError,
     UnauthorizedError,
     UnavailableError,
+    UnsupportedFieldError,
     UnsupportedFormatError,
     UpstreamError,
 )
@@ -58,6 +60,7 @@ from dmr_core.errors.engines import (
 )
 
 __all__ = [
+    "AnswerViolationError",
     "BackendInstallError",
     "BackendNotFoundError",
     "BackendNotInstalledError",
@@ -102,6 +105,7 @@ __all__ = [
     "StoreUnwritableError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnsupportedFieldError",
     "UnsupportedFormatError",
     "UpstreamError",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AnswerViolationError",
     "BackendInstallError",
     "BackendNotFoundError",
     "BackendNotInstalledError",
@@ -42,6 +43,7 @@ __all__ = [
     "StoreUnwritableError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnsupportedFieldError",
     "UnsupportedFormatError",
     "UpstreamError",
 ]
@@ -101,6 +103,12 @@ class RequestTimeoutError(InvalidRequestError):
     """A client did not send the rest of its request."""
 
     code = "request_timeout"
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """A field of the request would be ignored or changed, and the client asked not to have that."""
+
+    code = "unsupported_field"
 
 
 class UnsupportedFormatError(InvalidRequestError):
@@ -208,6 +216,16 @@ class UpstreamError(DmrError):
     """An engine or a registry failed while working for us."""
 
     code = "upstream_error"
+
+
+class AnswerViolationError(UpstreamError):
+    """An engine's answer is not what the request demanded of it; ``where`` is the place in the answer."""
+
+    code = "answer_violation"
+
+    def __init__(self, message: str, *, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
 
 
 class RegistryError(UpstreamError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+import attrs
 import msgspec
 
 from dmr_core.domain.keep_alive import KeepAlive
@@ -12,34 +12,45 @@ from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 
 __all__ = ["Body", "decode_body", "read_keep_alive"]
 
-_PARAM: Final = re.compile(r"at `\$\.(\w+)`")
 _MAX_SECONDS: Final = 2**63 / 1e9  # as in Go's durations, about 292 years
 
 
-class Body(msgspec.Struct):
-    """What was asked for. ``keep_alive`` is dmr's (and Ollama's) own: engines pass over it."""
+@attrs.define(eq=False)
+class Body:
+    """What was asked for: the model, for how long to keep it, and every field of the body, not decoded any further.
 
-    model: str | None = None
-    keep_alive: str | int | float | None = None
+    ``keep_alive`` is dmr's (and Ollama's) own: engines pass over it.
+    """
+
+    model: str
+    keep_alive: str | int | float | None
+    fields: dict[str, msgspec.Raw]
 
 
-_decode: Final = msgspec.json.Decoder(Body).decode
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_text: Final = msgspec.json.Decoder(str | None).decode
+_duration: Final = msgspec.json.Decoder(str | int | float | None).decode
 
 
-def decode_body(content: bytes) -> tuple[str, str | int | float | None]:
-    """The model that is asked for, and how long to keep it.
+def decode_body(content: bytes) -> Body:
+    """The one decode of a body.
 
     Raises:
         InvalidRequestError: it is no JSON object, names no model, or a field has the wrong type; says which.
     """
+    field = None
     try:
-        body = _decode(content)
+        fields = _fields(content)
+        field = "model"
+        model = _text(fields["model"]) if "model" in fields else None
+        field = "keep_alive"
+        keep_alive = _duration(fields["keep_alive"]) if "keep_alive" in fields else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        field = _PARAM.search(str(exc))
-        raise InvalidRequestError(f"invalid request: {exc}", param=field[1] if field else None) from exc
-    if not body.model:
+        where = f" - at `$.{field}`" if field else ""
+        raise InvalidRequestError(f"invalid request: {exc}{where}", param=field) from exc
+    if not model:
         raise InvalidRequestError("model is required", param="model")
-    return body.model, body.keep_alive
+    return Body(model, keep_alive, fields)
 
 
 def read_keep_alive(value: str | float) -> KeepAlive:

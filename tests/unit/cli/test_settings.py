@@ -12,6 +12,7 @@ import pytest
 
 from dmr_cli.server import settings as module
 from dmr_cli.server.settings import read_settings
+from dmr_core.domain.capability import Dialect
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
@@ -67,6 +68,8 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_RECORD_REQUESTS", "0", {"record_requests": False}),
     ("DMR_RECORD_REQUESTS", "1", {}),
     ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
+    ("DMR_STRICT", "1", {"strict": True}),
+    ("DMR_TRANSLATE", "Anthropic, responses", {"translate": frozenset({Dialect.ANTHROPIC, Dialect.RESPONSES})}),
     ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
     ("DMR_MAX_MEMORY", "1.5GiB", {"memory": MemoryBudget(limit=3 << 29)}),
     ("DMR_MAX_MEMORY", "80%", {"memory": MemoryBudget(share=0.8)}),
@@ -191,6 +194,7 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("MODEL_RUNNER_PORT", "-1", "a port is a number from 0 to 65535"),
         ("MODEL_RUNNER_PORT", "http", "a port is a number from 0 to 65535"),
         ("DMR_MAX_BODY", "0", "expected a number of at least 1"),
+        ("DMR_TRANSLATE", "latin", "use some of openai, anthropic, responses, ollama, separated by commas"),
         ("DMR_MAX_BODY", "10MB", "expected a number of at least 1"),
         ("DMR_MAX_RUNNERS", "-3", "expected a number of at least 1"),
         ("DMR_MAX_MEMORY", "lots", "'lots' is no amount of memory: use bytes with a unit, such as 8GiB"),
