@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dmr_core.errors.conditions import (
     AnswerViolationError,
+    ApiKeyError,
     BackendInstallError,
     BackendNotFoundError,
     BackendNotInstalledError,
@@ -16,6 +17,7 @@ from dmr_core.errors.conditions import (
     DeadlineError,
     DigestMismatchError,
     DmrError,
+    ForbiddenError,
     InsufficientResourcesError,
     InvalidConfigurationError,
     InvalidReferenceError,
@@ -61,6 +63,7 @@ from dmr_core.errors.engines import (
 
 __all__ = [
     "AnswerViolationError",
+    "ApiKeyError",
     "BackendInstallError",
     "BackendNotFoundError",
     "BackendNotInstalledError",
@@ -79,6 +82,7 @@ __all__ = [
     "EngineUnresponsiveError",
     "EngineUnusableError",
     "EngineVersionError",
+    "ForbiddenError",
     "InsufficientResourcesError",
     "InvalidConfigurationError",
     "InvalidReferenceError",

@@ -132,6 +132,18 @@ class UnauthorizedError(DmrError):
     code = "unauthorized"
 
 
+class ApiKeyError(UnauthorizedError):
+    """A client did not bring this service's key."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(DmrError):
+    """Whoever asks may not: a page of another origin, or a host name that is not this service's."""
+
+    code = "forbidden"
+
+
 # --- things that are not there ----------------------------------------------------------------------
 
 

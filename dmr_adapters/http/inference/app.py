@@ -48,7 +48,7 @@ class InferenceApp:
                 body = await read_body(receive, self._limit)
                 if route.backend is not None:
                     self._services.backends.get(route.backend)
-                decoded = decode_body(body)
+                decoded = decode_body(body, allow_remote_media=self._services.settings.allow_remote_media)
                 plan = await self._plan(route, decoded, exchange)
                 exchange.chosen(plan)
                 self._compare(decoded, plan, exchange)

@@ -7,6 +7,8 @@ from typing import Final
 import attrs
 import msgspec
 
+from dmr_adapters.http.inference.bounds import check_fields, check_shape
+from dmr_adapters.http.inference.media import check_media
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 
@@ -32,12 +34,14 @@ _text: Final = msgspec.json.Decoder(str | None).decode
 _duration: Final = msgspec.json.Decoder(str | int | float | None).decode
 
 
-def decode_body(content: bytes) -> Body:
+def decode_body(content: bytes, *, allow_remote_media: bool = False) -> Body:
     """The one decode of a body.
 
     Raises:
-        InvalidRequestError: it is no JSON object, names no model, or a field has the wrong type; says which.
+        InvalidRequestError: it is no JSON object, names no model, a field has the wrong type or is out of bounds, or it
+            names media elsewhere; says which.
     """
+    check_shape(content)
     field = None
     try:
         fields = _fields(content)
@@ -50,6 +54,8 @@ def decode_body(content: bytes) -> Body:
         raise InvalidRequestError(f"invalid request: {exc}{where}", param=field) from exc
     if not model:
         raise InvalidRequestError("model is required", param="model")
+    check_fields(fields)
+    check_media(content, allow_remote=allow_remote_media)
     return Body(model, keep_alive, fields)
 
 
