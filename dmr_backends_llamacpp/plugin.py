@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dmr_core.domain.artifact import Format
+from dmr_core.domain.capability import Capabilities, Dialect
 from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.flags import FlagTable
 from dmr_core.hookspecs import hookimpl
@@ -26,6 +27,12 @@ def _flags() -> FlagTable:
     return CLIENT_FLAGS
 
 
+def _capabilities() -> Capabilities:
+    from dmr_backends_llamacpp.capabilities import CAPABILITIES  # noqa: PLC0415 - as above
+
+    return CAPABILITIES
+
+
 @hookimpl
 def dmr_backends() -> Iterable[BackendSpec]:
     """The backend ``llama.cpp``."""
@@ -38,4 +45,6 @@ def dmr_backends() -> Iterable[BackendSpec]:
         environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH"),
         section="llamacpp",
         flags=_flags,
+        dialects=frozenset({Dialect.OPENAI, Dialect.ANTHROPIC}),
+        capabilities=_capabilities,
     )

@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "backend": ("dmr_cli.client.commands.backend:backend", "List, install and remove the engines"),
     "plugins": ("dmr_cli.client.commands.plugins:plugins", "List the plugins of the service"),
     "version": ("dmr_cli.client.commands.version:version", "Show the versions of client and service"),
+    "key": ("dmr_cli.client.commands.key:key", "Make the key that opens the service"),
     "serve": ("dmr_cli.server.serve:serve", "Run the service"),
 }
 ALIASES: Final = {"ls": "list", "stop": "unload", "config": "configure"}

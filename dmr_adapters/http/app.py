@@ -1,6 +1,6 @@
 """Routes, and what stands in front of them.
 
-From the outside in: path, unread bodies, host and origin, then inference by exact path, then
+From the outside in: path, unread bodies, host and origin, the key, the body's size, then inference by exact path, then
 Starlette's router for everything else. No layer buffers, and none wraps a response in another task.
 """
 
@@ -18,13 +18,19 @@ from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
 from dmr_adapters.http.api.health import HealthApi
 from dmr_adapters.http.api.models import ModelsApi
-from dmr_adapters.http.asgi import ClientGoneError, DrainGuard, OriginGuard, PathCleaner
+from dmr_adapters.http.asgi import ClientGoneError, DrainGuard
 from dmr_adapters.http.background import BackgroundTasks
+from dmr_adapters.http.edge.body_limit import BodyLimit
+from dmr_adapters.http.edge.hosts import HostPolicy
+from dmr_adapters.http.edge.key_guard import KeyGuard
+from dmr_adapters.http.edge.origins import OriginGuard, OriginPolicy
+from dmr_adapters.http.edge.paths import PathCleaner
 from dmr_adapters.http.errors import error_response, plain_text
 from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.rest_json import json_response
 from dmr_adapters.http.seldom import SeldomApi
 from dmr_adapters.http.services import Services
+from dmr_core.domain.api_key import ApiKeyHash
 from dmr_core.errors import DmrError
 
 __all__ = ["HttpApp"]
@@ -33,13 +39,17 @@ __all__ = ["HttpApp"]
 class HttpApp:
     """The whole service as one ASGI application. Close it with :meth:`aclose`; the services are not its own."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, api_key: ApiKeyHash | None = None) -> None:
         self._services = services
         self._background = BackgroundTasks()
         self._inference = InferenceApp(services)
         self._router = self._routes()
         settings = services.settings
-        guarded = OriginGuard(self._dispatch, allowed=settings.allowed_origins, check_host=settings.listen.loopback)
+        hosts = HostPolicy(extra=settings.allowed_hosts, loopback=settings.loopback, keyed=api_key is not None)
+        # Outside the key: a preflight brings none, and a page must be able to read that its own was wrong.
+        limited = BodyLimit(self._dispatch, max_body=settings.max_body)
+        keyed: ASGIApp = limited if api_key is None else KeyGuard(limited, api_key)
+        guarded = OriginGuard(keyed, origins=OriginPolicy(settings.allowed_origins), hosts=hosts)
         self._app: ASGIApp = PathCleaner(DrainGuard(guarded))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import posixpath
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dmr_adapters.http.errors import plain_text
 from dmr_core.errors import BodyTooLargeError, RequestTimeoutError
 
-__all__ = ["ClientGoneError", "DrainGuard", "OriginGuard", "PathCleaner", "header", "read_body"]
+__all__ = ["ClientGoneError", "DrainGuard", "header", "read_body"]
 
 
 _SILENCE: Final = 30.0
@@ -125,97 +123,7 @@ class DrainGuard:
             size += len(message.get("body", b""))
 
 
-class PathCleaner:
-    """Cleans paths with ``//`` in place: clients join base URLs with a trailing slash. No redirect, POST would lose its body."""
-
-    def __init__(self, app: ASGIApp, prefix: str = "/exp/vDD4.40") -> None:
-        self._app = app
-        self._prefix = prefix
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
-        if scope["type"] == "http":
-            path: str = scope["path"]
-            if "//" in path:
-                path = "/" + posixpath.normpath(path).lstrip("/")
-            path = path.removeprefix(self._prefix) or "/"
-            if path is not scope["path"]:
-                scope = {**scope, "path": path}
-        await self._app(scope, receive, send)
-
-
-class OriginGuard:
-    """Refuses pages of other origins and rebound host names before anything else sees the request.
-
-    A browser sends ``Origin`` with whatever a foreign page asks for; a DNS name that was rebound to
-    this machine shows in ``Host``. On a listener beyond loopback the host names are the operator's.
-    """
-
-    _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "[::1]"})  # noqa: S104 - compared, not bound
-    _HOSTS: Final = frozenset({"host.docker.internal", "model-runner.docker.internal", "gateway.docker.internal"})
-
-    def __init__(self, app: ASGIApp, *, allowed: tuple[str, ...], check_host: bool) -> None:
-        self._app = app
-        self._any = "*" in allowed
-        self._allowed = frozenset(allowed)
-        self._check_host = check_host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        origin = host = ""
-        for key, value in scope["headers"]:
-            if key == b"origin":
-                origin = value.decode("latin-1")
-            elif key == b"host":
-                host = value.decode("latin-1")
-        # A unix socket has no address, and nobody can rebind a name to it.
-        if self._check_host and scope.get("server") and _name(host) not in self._LOCAL | self._HOSTS:
-            await plain_text(f"Host not allowed: {host[:200]!r}", 403)(scope, receive, send)
-        elif not origin:
-            await self._app(scope, receive, send)
-        elif not self._allows(origin):
-            await plain_text("Origin not allowed", 403, {"vary": "Origin"})(scope, receive, send)
-        else:
-            await self._cross_origin(origin, scope, receive, send)
-
-    def _allows(self, origin: str) -> bool:
-        if self._any or origin in self._allowed:
-            return True
-        scheme, _, rest = origin.partition("://")
-        return scheme in ("http", "https") and _name(rest) in self._LOCAL
-
-    async def _cross_origin(self, origin: str, scope: Scope, receive: Receive, send: Send) -> None:
-        extra = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
-        if scope["method"] == "OPTIONS":
-            asked = header(scope, b"access-control-request-headers") or "*"
-            extra += [
-                (b"access-control-allow-credentials", b"true"),
-                (b"access-control-allow-methods", b"GET, POST, DELETE"),
-                (b"access-control-allow-headers", asked.encode("latin-1")),
-            ]
-            await send({"type": "http.response.start", "status": 204, "headers": extra})
-            await send({"type": "http.response.body", "body": b""})
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *extra]}
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
-
-
 def _has_body(scope: Scope) -> bool:
     return any(
         key == b"transfer-encoding" or (key == b"content-length" and value != b"0") for key, value in scope["headers"]
     )
-
-
-def _name(host: str) -> str:
-    """The host without its port, in lower case; an IPv6 address keeps its brackets."""
-    if host.startswith("["):
-        return (host.partition("]")[0] + "]").lower()
-    return host.partition(":")[0].lower()

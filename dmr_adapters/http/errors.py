@@ -23,6 +23,7 @@ __all__ = [
     "not_found_text",
     "openai_error",
     "plain_text",
+    "retry_headers",
     "sse_error",
     "status_of",
 ]
@@ -36,6 +37,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
     errors.UnsupportedFormatError: 422,
     errors.InvalidRequestError: 400,
     errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.PreconditionError: 412,
@@ -53,6 +55,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
 _TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     408: "invalid_request_error",
     409: "conflict_error",

@@ -12,13 +12,14 @@ __all__ = ["DEFAULT_PORT", "DEFAULT_TLS_PORT", "Endpoint", "resolve"]
 DEFAULT_PORT: Final = 12434
 DEFAULT_TLS_PORT: Final = 12444
 _CERTIFICATE: Final = ".docker/model-runner/certs/ca.crt"
+_MAX_KEY: Final = 512
 _FORMS: Final = "use http://HOST[:PORT], https://HOST[:PORT], unix:///PATH or HOST:PORT"
 
 
 class Endpoint:
     """One address, taken apart. ``socket_path`` is empty for TCP, ``host`` is empty for a unix socket."""
 
-    __slots__ = ("base_path", "ca_file", "host", "port", "socket_path", "tls", "verify")
+    __slots__ = ("api_key", "base_path", "ca_file", "host", "port", "socket_path", "tls", "verify")
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Endpoint:
         tls: bool = False,
         verify: bool = True,
         ca_file: str = "",
+        api_key: str = "",
     ) -> None:
         self.host = host
         self.port = port
@@ -38,6 +40,7 @@ class Endpoint:
         self.tls = tls
         self.verify = verify
         self.ca_file = ca_file  # empty: whom the system trusts
+        self.api_key = api_key  # empty: none is sent
 
     @property
     def authority(self) -> str:
@@ -66,9 +69,23 @@ def resolve(host: str | None, environ: Mapping[str, str]) -> Endpoint:
     An address that says ``https://`` by itself trusts whom the system trusts, unless a certificate is
     named.
 
+    The key in ``DMR_API_KEY``, or in the file ``DMR_CLIENT_KEY_FILE``, goes with every request, but not over a network in
+    the clear unless ``DMR_SEND_KEY_IN_CLEAR=1`` says that the network can be trusted.
+
     Raises:
-        InvalidInputError: the address cannot be read, or the certificate is not there.
+        InvalidInputError: the address cannot be read, or the certificate or the key is not there, or cannot be sent.
     """
+    endpoint = _resolve(host, environ)
+    endpoint.api_key = _api_key(environ)
+    if endpoint.api_key and not _is_private(endpoint) and environ.get("DMR_SEND_KEY_IN_CLEAR") != "1":
+        raise InvalidInputError(
+            f"the key in DMR_API_KEY would go to {endpoint.url} in the clear: use https://, or set "
+            "DMR_SEND_KEY_IN_CLEAR=1 if you trust the network"
+        )
+    return endpoint
+
+
+def _resolve(host: str | None, environ: Mapping[str, str]) -> Endpoint:
     source, text = ("--host", host) if host is not None else ("MODEL_RUNNER_HOST", environ.get("MODEL_RUNNER_HOST", ""))
     force_tls = environ.get("MODEL_RUNNER_TLS") == "true"
     text = text.strip()
@@ -82,6 +99,37 @@ def resolve(host: str | None, environ: Mapping[str, str]) -> Endpoint:
         if endpoint.verify:
             endpoint.ca_file = _certificate(environ, local=force_tls)
     return endpoint
+
+
+def _api_key(environ: Mapping[str, str]) -> str:
+    key, source = environ.get("DMR_API_KEY", "").strip(), "DMR_API_KEY"
+    path = environ.get("DMR_CLIENT_KEY_FILE", "")
+    if not key and path:
+        source = f"DMR_CLIENT_KEY_FILE={path!r}"
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib costs start-up
+                key = file.read(_MAX_KEY + 2).strip()
+        except OSError as error:
+            raise InvalidInputError(f"{source}: {error.strerror}") from error
+        if key.startswith(("#", "sha256:")):
+            raise InvalidInputError(
+                f"{source}: it holds a hash, which is the service's; put the key itself into a file"
+            )
+    if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()) or " " in key:
+        raise InvalidInputError(f"{source} is no key: use what `dmr key create` printed")
+    return key
+
+
+def _is_private(endpoint: Endpoint) -> bool:
+    """Whether nobody on a network can read along."""
+    return bool(endpoint.socket_path) or endpoint.tls or _is_loopback(endpoint.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "::1"):
+        return True
+    numbers = host.split(".")
+    return len(numbers) == 4 and numbers[0] == "127" and all(number.isdigit() for number in numbers)
 
 
 def _unix(text: str, source: str) -> Endpoint:

@@ -228,6 +228,8 @@ class Transport:
             fields["Transfer-Encoding"] = "chunked"
         elif method not in ("GET", "HEAD"):
             fields["Content-Length"] = "0"
+        if self.endpoint.api_key:
+            fields["Authorization"] = f"Bearer {self.endpoint.api_key}"
         fields.update(headers)
         lines = [f"{method} {self.endpoint.base_path}{path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in fields.items()]

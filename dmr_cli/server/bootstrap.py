@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import attrs
 
 from dmr_adapters import __version__
+from dmr_adapters.api_key_file import read_api_key
 from dmr_adapters.clock import SystemClock
 from dmr_adapters.config_store.file import FileConfigStore
 from dmr_adapters.http.app import HttpApp
-from dmr_adapters.http.server import bind, serve
+from dmr_adapters.http.server import TlsListener, bind, bind_tls, serve
 from dmr_adapters.http.services import Services
 from dmr_adapters.hugging_face.lazy import LazyHuggingFaceHub
 from dmr_adapters.logs.book import LogBook
@@ -75,7 +76,17 @@ if TYPE_CHECKING:
     from dmr_core.ports.store_maintenance import StoreMaintenance
     from dmr_core.services.searching import OpenSources, SearchService
 
-__all__ = ["Overrides", "Service", "Services", "bind", "open_search", "open_service", "serve"]
+__all__ = [
+    "Overrides",
+    "Service",
+    "Services",
+    "TlsListener",
+    "bind",
+    "bind_tls",
+    "open_search",
+    "open_service",
+    "serve",
+]
 
 _T = TypeVar("_T")
 _log: Final = logging.getLogger("dmr")
@@ -253,7 +264,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             recorder=Recorder(clock) if settings.record_requests else None,
             detections=detections,
         )
-        app = HttpApp(services)
+        app = HttpApp(services, api_key=read_api_key(settings.api_key_file))
         stack.push_async_callback(app.aclose)
         yield Service(app, services)
 

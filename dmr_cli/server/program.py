@@ -16,7 +16,7 @@ from dmr_core.domain.settings import Settings
 from dmr_core.errors import DmrError
 
 if TYPE_CHECKING:
-    from dmr_cli.server.bootstrap import Services
+    from dmr_cli.server.bootstrap import Services, TlsListener
 
 __all__ = ["main", "run"]
 
@@ -72,26 +72,39 @@ async def _serve(settings: Settings) -> int:
     from dmr_cli.server.bootstrap import bind, open_service, serve  # noqa: PLC0415
 
     listener = bind(settings.listen)
+    secure = None
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
+        if settings.tls is not None:
+            secure = _bind_tls(settings)
         async with open_service(settings) as service:
             # What lives as long as the service, modules and thousands of models, is not walked by every full collection.
             gc.freeze()
-            _log.info("listening on %s, models in %s", settings.listen, settings.models_path)
+            also = f" and {settings.tls}" if settings.tls else ""
+            _log.info("listening on %s%s, models in %s", settings.listen, also, settings.models_path)
             winding_down = asyncio.ensure_future(_wind_down(stop, service.services))
             try:
-                await serve(service.app, listener, stop)
+                await serve(service.app, listener, stop, secure)
             finally:
                 stop.set()
                 await winding_down
     finally:
         listener.close()
+        if secure is not None:
+            secure.socket.close()
         if settings.listen.socket is not None:
             settings.listen.socket.unlink(missing_ok=True)
     return 0
+
+
+def _bind_tls(settings: Settings) -> TlsListener:
+    from dmr_cli.server.bootstrap import bind_tls  # noqa: PLC0415 - few services listen for TLS
+
+    assert settings.tls is not None  # noqa: S101 - the caller looked
+    return bind_tls(settings.tls, [host for host in settings.allowed_hosts if "*" not in host])
 
 
 async def _wind_down(stop: asyncio.Event, services: Services) -> None:

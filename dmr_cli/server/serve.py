@@ -27,7 +27,11 @@ def serve(port: str | None, bind: str | None, socket: str | None, models_path: s
       DMR_MAX_RUNNERS     how many models may be loaded at once
       DMR_MAX_MEMORY      memory all engines together may have (8GiB, 80%, off)
       DMR_KEEP_ALIVE      how long an idle model stays loaded (5m; -1 for ever)
+      DMR_API_KEY_FILE    every request must bring this key; made by `dmr key create FILE`
+      MODEL_RUNNER_TLS_ENABLED, MODEL_RUNNER_TLS_PORT, MODEL_RUNNER_TLS_CERT, MODEL_RUNNER_TLS_KEY
+                          a listener for TLS beside the plain one (12444)
       DMR_ORIGINS         origins of web pages that may call the API
+      DMR_HOSTS           names the service may be called by, besides this machine's
       DMR_RECORD_REQUESTS whether `dmr requests` has something to show (1; 0 beyond loopback)
       DMR_DISABLED_PLUGINS, DMR_OVERRIDE_GPU, DISABLE_METRICS, LOG_LEVEL, MODEL_RUNNER_LOG_DIR
 

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from dmr_core.domain.capability import Dialect
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.naming import DEFAULT_REGISTRY
 from dmr_core.domain.reference import ReferencePolicy
-from dmr_core.domain.settings import Listen, Settings
+from dmr_core.domain.settings import Listen, Settings, TlsSettings, is_loopback
 from dmr_core.errors import DmrError, InvalidConfigurationError
 
-__all__ = ["DEFAULT_PORT", "read_settings"]
+__all__ = ["DEFAULT_PORT", "DEFAULT_TLS_PORT", "read_settings"]
 
 DEFAULT_PORT: Final = 12434
+DEFAULT_TLS_PORT: Final = 12444
+_CERTIFICATES: Final = ".docker/model-runner/certs"
 _TRUE: Final = frozenset({"1", "t", "true"})
 _FALSE: Final = frozenset({"0", "f", "false"})
 _MAX_SLOTS: Final = 8
@@ -39,6 +42,8 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
     """
     reader = _Reader(environ, flags)
     listen = _listen(reader, socket_default=socket_default)
+    tls = _tls(reader)
+    local = listen.loopback and (tls is None or is_loopback(tls.host))
     keep_alive = reader.take("DMR_KEEP_ALIVE", KeepAlive.parse, DEFAULT_KEEP_ALIVE)
     cores = os.cpu_count() or 1
     settings = Settings(
@@ -53,13 +58,19 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         hub_endpoint=reader.take("HF_ENDPOINT", _web_address, "https://huggingface.co"),
         docker_hub=reader.take("DMR_DOCKER_HUB_URL", _web_address, "https://hub.docker.com"),
         ca_cert=reader.path("DMR_CA_CERT"),
+        tls=tls,
+        api_key_file=reader.path("DMR_API_KEY_FILE"),
         allowed_origins=reader.list("DMR_ORIGINS"),
+        allowed_hosts=reader.list("DMR_HOSTS"),
         allow_unauthenticated=reader.flag("DMR_ALLOW_UNAUTHENTICATED", default=False),
+        allow_remote_media=reader.flag("DMR_ALLOW_REMOTE_MEDIA", default=False),
         log_level=_log_level(reader),
         log_dir=reader.path("MODEL_RUNNER_LOG_DIR"),
         metrics=not reader.flag("DISABLE_METRICS", default=False),
-        record_requests=reader.flag("DMR_RECORD_REQUESTS", default=listen.loopback),
+        record_requests=reader.flag("DMR_RECORD_REQUESTS", default=local),
         max_body=reader.take("DMR_MAX_BODY", _positive, 10 * 1024 * 1024),
+        strict=reader.flag("DMR_STRICT", default=False),
+        translate=reader.take("DMR_TRANSLATE", _dialects, frozenset()),
         max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
         max_queue=reader.take("DMR_MAX_QUEUE", _positive, 512),
         queue_timeout=reader.take("DMR_QUEUE_TIMEOUT", _seconds, 300.0),
@@ -73,10 +84,11 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         gpu_override=reader.text("DMR_OVERRIDE_GPU") or None,
         environment=dict(environ),
     )
-    if not listen.loopback and not settings.allow_unauthenticated:
+    if not settings.loopback and settings.api_key_file is None and not settings.allow_unauthenticated:
+        host = tls.host if tls is not None and listen.loopback else listen.host
         reader.problems.append(
-            f"listening on {listen.host!r} lets anyone who can reach it use this service: set "
-            "DMR_ALLOW_UNAUTHENTICATED=1 if that is meant"
+            f"listening on {host!r} lets anyone who can reach it use this service: make a key with `dmr key create FILE` "
+            "and set DMR_API_KEY_FILE=FILE, or set DMR_ALLOW_UNAUTHENTICATED=1 if that is meant"
         )
     reader.finish()
     return settings
@@ -90,6 +102,30 @@ def _listen(reader: _Reader, *, socket_default: bool) -> Listen:
     if port is None and socket_default:
         return Listen(socket=Path("model-runner.sock").absolute())
     return Listen(host=host, port=DEFAULT_PORT if port is None else port)
+
+
+def _tls(reader: _Reader) -> TlsSettings | None:
+    """The TLS listener, where one is wanted; a half-named certificate is made up for, as in the reference."""
+    if not reader.flag("MODEL_RUNNER_TLS_ENABLED", default=False):
+        return None
+    certificate, key = reader.path("MODEL_RUNNER_TLS_CERT"), reader.path("MODEL_RUNNER_TLS_KEY")
+    if (certificate is None) != (key is None):
+        missing = "MODEL_RUNNER_TLS_KEY" if key is None else "MODEL_RUNNER_TLS_CERT"
+        reader.problems.append(f"{missing} is not set: a certificate and its key go together")
+    elif certificate is None and not reader.flag("MODEL_RUNNER_TLS_AUTO_CERT", default=True):
+        reader.problems.append(
+            "TLS enabled but no certificate provided and auto-cert is disabled: set MODEL_RUNNER_TLS_CERT and "
+            "MODEL_RUNNER_TLS_KEY"
+        )
+    port = reader.take("MODEL_RUNNER_TLS_PORT", _port, None)
+    host = reader.text("DMR_TLS_BIND") or reader.text("DMR_BIND", "bind")
+    return TlsSettings(
+        directory=reader.home(_CERTIFICATES),
+        host=host.removeprefix("[").removesuffix("]") or "127.0.0.1",
+        port=DEFAULT_TLS_PORT if port is None else port,
+        certificate=certificate,
+        key=key,
+    )
 
 
 def _log_level(reader: _Reader) -> str:
@@ -179,6 +215,14 @@ def _web_address(text: str) -> str:
         raise ValueError("expected an address such as https://hub.example.com")
     _ = parts.port  # raises where it is no number
     return text.rstrip("/")
+
+
+def _dialects(text: str) -> frozenset[Dialect]:
+    try:
+        return frozenset(Dialect(name.strip().lower()) for name in text.split(",") if name.strip())
+    except ValueError as exc:
+        known = ", ".join(dialect.value for dialect in Dialect)
+        raise InvalidConfigurationError(f"use some of {known}, separated by commas") from exc
 
 
 def _seconds_or_never(text: str) -> float:

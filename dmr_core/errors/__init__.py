@@ -7,6 +7,8 @@ becomes is decided once per shell, never here. Anything that is not a :class:`Dm
 from __future__ import annotations
 
 from dmr_core.errors.conditions import (
+    AnswerViolationError,
+    ApiKeyError,
     BackendInstallError,
     BackendNotFoundError,
     BackendNotInstalledError,
@@ -15,6 +17,7 @@ from dmr_core.errors.conditions import (
     DeadlineError,
     DigestMismatchError,
     DmrError,
+    ForbiddenError,
     InsufficientResourcesError,
     InvalidConfigurationError,
     InvalidReferenceError,
@@ -40,6 +43,7 @@ from dmr_core.errors.conditions import (
     StoreUnwritableError,
     UnauthorizedError,
     UnavailableError,
+    UnsupportedFieldError,
     UnsupportedFormatError,
     UpstreamError,
 )
@@ -58,6 +62,8 @@ from dmr_core.errors.engines import (
 )
 
 __all__ = [
+    "AnswerViolationError",
+    "ApiKeyError",
     "BackendInstallError",
     "BackendNotFoundError",
     "BackendNotInstalledError",
@@ -76,6 +82,7 @@ __all__ = [
     "EngineUnresponsiveError",
     "EngineUnusableError",
     "EngineVersionError",
+    "ForbiddenError",
     "InsufficientResourcesError",
     "InvalidConfigurationError",
     "InvalidReferenceError",
@@ -102,6 +109,7 @@ __all__ = [
     "StoreUnwritableError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnsupportedFieldError",
     "UnsupportedFormatError",
     "UpstreamError",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AnswerViolationError",
     "BackendInstallError",
     "BackendNotFoundError",
     "BackendNotInstalledError",
@@ -42,6 +43,7 @@ __all__ = [
     "StoreUnwritableError",
     "UnauthorizedError",
     "UnavailableError",
+    "UnsupportedFieldError",
     "UnsupportedFormatError",
     "UpstreamError",
 ]
@@ -103,6 +105,12 @@ class RequestTimeoutError(InvalidRequestError):
     code = "request_timeout"
 
 
+class UnsupportedFieldError(InvalidRequestError):
+    """A field of the request would be ignored or changed, and the client asked not to have that."""
+
+    code = "unsupported_field"
+
+
 class UnsupportedFormatError(InvalidRequestError):
     """The artifact is well formed, but nothing here can use it."""
 
@@ -122,6 +130,18 @@ class UnauthorizedError(DmrError):
     """A registry refused the credentials, or wants some."""
 
     code = "unauthorized"
+
+
+class ApiKeyError(UnauthorizedError):
+    """A client did not bring this service's key."""
+
+    code = "invalid_api_key"
+
+
+class ForbiddenError(DmrError):
+    """Whoever asks may not: a page of another origin, or a host name that is not this service's."""
+
+    code = "forbidden"
 
 
 # --- things that are not there ----------------------------------------------------------------------
@@ -208,6 +228,16 @@ class UpstreamError(DmrError):
     """An engine or a registry failed while working for us."""
 
     code = "upstream_error"
+
+
+class AnswerViolationError(UpstreamError):
+    """An engine's answer is not what the request demanded of it; ``where`` is the place in the answer."""
+
+    code = "answer_violation"
+
+    def __init__(self, message: str, *, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
 
 
 class RegistryError(UpstreamError):

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from dmr_core.domain.artifact import Format
+from dmr_core.domain.capability import Capabilities, Dialect
 from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.flags import FlagTable
 from dmr_core.domain.reference import Reference
@@ -58,7 +59,9 @@ class BackendSpec:
     ``platforms`` are where the engine works, as ``sys.platform`` or ``sys.platform/machine`` (``linux``,
     ``darwin/arm64``); none means everywhere. ``installs`` lets the first request that needs the engine install it;
     ``remedy`` says in a sentence what to do where it is missing and nobody installs it. ``flags`` gives the table of the raw flags the engine
-    takes; called when it is needed, so that discovery stays cheap.
+    takes; called when it is needed, so that discovery stays cheap. ``dialects`` are the forms of requests the engine
+    understands itself; others are translated for it. ``capabilities`` tells which fields of a request it honours, so that
+    clients hear which it does not; without it they hear nothing.
 
     Example::
 
@@ -82,6 +85,8 @@ class BackendSpec:
     installs: bool = False
     remedy: str = ""
     flags: Callable[[], FlagTable] | None = None
+    dialects: frozenset[Dialect] = frozenset({Dialect.OPENAI})
+    capabilities: Callable[[], Capabilities] | None = None
     claims: Callable[[Reference], bool] = _claims_nothing
     model_source: Callable[[EngineContext], ModelSource] | None = None
 

@@ -79,7 +79,8 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def make_world(**changes: Any) -> AsyncIterator[World]:
+async def make_world(*, spec: dict[str, Any] | None = None, **changes: Any) -> AsyncIterator[World]:
+    """A world; ``spec`` are fields of its backend's, ``changes`` are settings."""
     transport, registry, metrics = InMemoryTransport(), InMemoryRegistry(), InMemoryMetrics()
     engine = FakeEngine(transport)
     overrides = Overrides(
@@ -89,7 +90,7 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
         processes=FakeProcessSupervisor(),
         metrics=metrics,
         entry_points=(),
-        backends=(fake_backend(engine),),
+        backends=(fake_backend(engine, **(spec or {})),),
     )
     settings = Settings(models_path=Path("/nowhere"), max_runners=1, max_body=4096, **changes)
     policy = ReferencePolicy()

@@ -8,12 +8,13 @@ from starlette.types import Receive, Scope, Send
 
 from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.errors import is_stock_cli
-from dmr_adapters.http.inference.body import decode_body, read_keep_alive
+from dmr_adapters.http.fidelity import Fidelity, Honoured, ignored_fields
+from dmr_adapters.http.inference.body import Body, decode_body, read_keep_alive
 from dmr_adapters.http.inference.exchange import Exchange
+from dmr_adapters.http.inference.planning import plan_for
 from dmr_adapters.http.inference.refusal import refusal
 from dmr_adapters.http.inference.routes import InferenceRoute, match_inference
 from dmr_adapters.http.services import Services
-from dmr_core.errors import ModelNotFoundError
 from dmr_core.services.inference import Plan
 
 __all__ = ["InferenceApp"]
@@ -28,6 +29,7 @@ class InferenceApp:
         self._services = services
         self._limit = services.settings.max_body
         self._routes: dict[str, InferenceRoute] = {}
+        self._honoured = Honoured(services)
 
     def route(self, path: str) -> InferenceRoute | None:
         """As :func:`match_inference`, remembering the few paths there are."""
@@ -44,8 +46,12 @@ class InferenceApp:
         try:
             try:
                 body = await read_body(receive, self._limit)
-                plan = await self._plan(route, body, exchange)
+                if route.backend is not None:
+                    self._services.backends.get(route.backend)
+                decoded = decode_body(body, allow_remote_media=self._services.settings.allow_remote_media)
+                plan = await self._plan(route, decoded, exchange)
                 exchange.chosen(plan)
+                self._compare(decoded, plan, exchange)
                 await exchange.run(plan, body, receive)
             except ClientGoneError:
                 return
@@ -54,21 +60,20 @@ class InferenceApp:
         finally:
             exchange.finish()
 
-    async def _plan(self, route: InferenceRoute, body: bytes, exchange: Exchange) -> Plan:
-        if route.backend is not None:
-            self._services.backends.get(route.backend)
-        exchange.name, keep_alive = decode_body(body)
-        if keep_alive is not None:
-            exchange.keep_alive = read_keep_alive(keep_alive)
-        inference, name = self._services.inference, exchange.name
-        # The stock CLI's choice of a backend is a wish, as it is to the service it was made for.
-        lenient = route.backend is not None and is_stock_cli(exchange.user_agent.decode("latin-1"))
-        try:
-            return inference.plan(name, route.mode, route.backend, lenient=lenient)
-        except ModelNotFoundError:
-            # Another process may have put it into the store since we looked.
-            await self._services.store.refresh()
-            return inference.plan(name, route.mode, route.backend, lenient=lenient)
+    async def _plan(self, route: InferenceRoute, body: Body, exchange: Exchange) -> Plan:
+        exchange.name = body.model
+        if body.keep_alive is not None:
+            exchange.keep_alive = read_keep_alive(body.keep_alive)
+        stock = is_stock_cli(exchange.user_agent.decode("latin-1"))
+        return await plan_for(self._services, route, body.model, stock=stock)
+
+    def _compare(self, body: Body, plan: Plan, exchange: Exchange) -> None:
+        """What the engine will ignore is said in the answer, or refused. Mostly one comparison of two sets."""
+        honoured = self._honoured.fields(plan.key.backend, exchange.route.upstream)
+        if honoured is not None and not honoured.issuperset(body.fields):
+            exchange.tell(Fidelity(ignored=ignored_fields(body.fields, honoured)))
+        if exchange.strict:
+            exchange.demand(body)
 
     async def _refuse(self, error: Exception, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         relay = exchange.relay

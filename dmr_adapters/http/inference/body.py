@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+import attrs
 import msgspec
 
+from dmr_adapters.http.inference.bounds import check_fields, check_shape
+from dmr_adapters.http.inference.media import check_media
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 
 __all__ = ["Body", "decode_body", "read_keep_alive"]
 
-_PARAM: Final = re.compile(r"at `\$\.(\w+)`")
 _MAX_SECONDS: Final = 2**63 / 1e9  # as in Go's durations, about 292 years
 
 
-class Body(msgspec.Struct):
-    """What was asked for. ``keep_alive`` is dmr's (and Ollama's) own: engines pass over it."""
+@attrs.define(eq=False)
+class Body:
+    """What was asked for: the model, for how long to keep it, and every field of the body, not decoded any further.
 
-    model: str | None = None
-    keep_alive: str | int | float | None = None
+    ``keep_alive`` is dmr's (and Ollama's) own: engines pass over it.
+    """
+
+    model: str
+    keep_alive: str | int | float | None
+    fields: dict[str, msgspec.Raw]
 
 
-_decode: Final = msgspec.json.Decoder(Body).decode
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_text: Final = msgspec.json.Decoder(str | None).decode
+_duration: Final = msgspec.json.Decoder(str | int | float | None).decode
 
 
-def decode_body(content: bytes) -> tuple[str, str | int | float | None]:
-    """The model that is asked for, and how long to keep it.
+def decode_body(content: bytes, *, allow_remote_media: bool = False) -> Body:
+    """The one decode of a body.
 
     Raises:
-        InvalidRequestError: it is no JSON object, names no model, or a field has the wrong type; says which.
+        InvalidRequestError: it is no JSON object, names no model, a field has the wrong type or is out of bounds, or it
+            names media elsewhere; says which.
     """
+    check_shape(content)
+    field = None
     try:
-        body = _decode(content)
+        fields = _fields(content)
+        field = "model"
+        model = _text(fields["model"]) if "model" in fields else None
+        field = "keep_alive"
+        keep_alive = _duration(fields["keep_alive"]) if "keep_alive" in fields else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        field = _PARAM.search(str(exc))
-        raise InvalidRequestError(f"invalid request: {exc}", param=field[1] if field else None) from exc
-    if not body.model:
+        where = f" - at `$.{field}`" if field else ""
+        raise InvalidRequestError(f"invalid request: {exc}{where}", param=field) from exc
+    if not model:
         raise InvalidRequestError("model is required", param="model")
-    return body.model, body.keep_alive
+    check_fields(fields)
+    check_media(content, allow_remote=allow_remote_media)
+    return Body(model, keep_alive, fields)
 
 
 def read_keep_alive(value: str | float) -> KeepAlive:

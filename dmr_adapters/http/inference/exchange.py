@@ -9,6 +9,8 @@ import attrs
 from starlette.types import Receive, Scope, Send
 
 from dmr_adapters.http.errors import is_stock_cli
+from dmr_adapters.http.fidelity import DMR_STRICT, Fidelity, is_strict
+from dmr_adapters.http.inference.body import Body
 from dmr_adapters.http.inference.refusal import explain
 from dmr_adapters.http.inference.relay import Relay
 from dmr_adapters.http.inference.routes import InferenceRoute
@@ -16,9 +18,10 @@ from dmr_adapters.http.inference.timing import load_share, server_timing
 from dmr_adapters.http.model_name import renamer
 from dmr_adapters.http.services import Services
 from dmr_core.domain.keep_alive import KeepAlive
-from dmr_core.errors import UpstreamError
+from dmr_core.errors import AnswerViolationError, UpstreamError
 from dmr_core.ports.transport import UpstreamRequest, UpstreamResponse
 from dmr_core.services.inference import Plan
+from dmr_core.services.scheduling.lease import Lease
 
 __all__ = ["Exchange"]
 
@@ -46,6 +49,7 @@ class Exchange:
     request_id: bytes = b""
     preload: bool = False
     abandoned: bool = False
+    strict: bool = False
     _timed: bool = False
 
     @classmethod
@@ -53,11 +57,14 @@ class Exchange:
         """The exchange of a request that has just arrived."""
         clock = services.clock
         exchange = cls(services, route, scope, Relay(send, clock), clock.monotonic())
+        exchange.strict = services.settings.strict
         for key, value in scope["headers"]:
             if key == b"user-agent":
                 exchange.user_agent = value
             elif key == b"x-preload-only":
                 exchange.preload = value == b"true"
+            elif key == DMR_STRICT:
+                exchange.strict = is_strict(value)
             elif key == b"x-request-id" and len(value) <= _MAX_REQUEST_ID:
                 exchange.request_id = value
                 exchange.relay.headers.append((key, value))
@@ -104,6 +111,25 @@ class Exchange:
         text = f"{plan.key.backend}; reason={plan.reason}" if plan.reason else plan.key.backend
         self.relay.headers.append((b"x-dmr-backend", text.encode("ascii", "replace")))
 
+    def tell(self, fidelity: Fidelity) -> None:
+        """Say in the answer what became of the request's fields.
+
+        Raises:
+            UnsupportedFieldError: this is not what the client wants.
+        """
+        if self.strict:
+            fidelity.insist()
+        self.relay.headers.extend(fidelity.headers())
+
+    def demand(self, body: Body) -> None:
+        """Hold a chat's answer to the schemas in its request; see :mod:`dmr_adapters.http.strictness`."""
+        from dmr_adapters.http.strictness.check import checker  # noqa: PLC0415 - few requests are strict
+        from dmr_adapters.http.strictness.demand import chat_demand  # noqa: PLC0415 - as above
+
+        demanded = chat_demand(body.fields) if self.route.upstream == "/v1/chat/completions" else None
+        if demanded is not None:
+            self.relay.check = checker(demanded)
+
     def note_time(self) -> None:
         """Say in the answer where the time went until now; once."""
         if not self.asked or self._timed:
@@ -129,16 +155,27 @@ class Exchange:
                 return
             if services.recorder is not None:
                 self._record(plan, body)
-            response: UpstreamResponse | None = None
             try:
-                response = await services.transport.send(lease.endpoint, self._request(body))
-                self.note_time()
-                await self.relay.answer(response, renamer(lease.alias, self.name))
+                await self.converse(lease, body)
+            except AnswerViolationError:
+                raise  # the engine is well; it said something else than it was to say
             except UpstreamError as exc:
                 raise await explain(lease, exc) from exc
-            finally:
-                if response is not None:
-                    await response.aclose()
+
+    async def converse(self, lease: Lease, body: bytes) -> None:
+        """Ask the engine and relay what it answers.
+
+        Raises:
+            UpstreamError: the engine broke off, or its answer is not what was demanded.
+        """
+        response: UpstreamResponse | None = None
+        try:
+            response = await self.services.transport.send(lease.endpoint, self._request(body))
+            self.note_time()
+            await self.relay.answer(response, renamer(lease.alias, self.name))
+        finally:
+            if response is not None:
+                await response.aclose()
 
     def _record(self, plan: Plan, body: bytes) -> None:
         assert self.services.recorder is not None  # noqa: S101 - the caller looked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -29,7 +30,7 @@ _LAST_WORD: Final = 5.0
 @attrs.define(eq=False)
 class Relay:
     """The way back to one client. ``headers`` go with every answer of an engine; a ``recording`` gets what is sent.
-    ``stock`` is whether the client is the stock CLI, to which any 503 says that the service is not running.
+    A ``check`` sees a whole answer before the client does, and may raise instead. ``stock`` is whether the client is the stock CLI, to which any 503 says that the service is not running.
 
     ``status`` is 499 until an answer has started. Of a stream, ``pieces`` are counted and ``first`` is when the first
     of them was sent.
@@ -39,6 +40,7 @@ class Relay:
     clock: Clock
     headers: list[tuple[bytes, bytes]] = attrs.field(factory=list)
     recording: Recording | None = None
+    check: Callable[[bytes], Awaitable[None]] | None = None
     stock: bool = False
     status: int = 499
     started: bool = False
@@ -52,6 +54,7 @@ class Relay:
 
         Raises:
             UpstreamError: the engine broke off.
+            AnswerViolationError: the check found that the answer is not what was demanded.
             TimeoutError: the client does not read.
         """
         headers, length = list(self.headers), -1
@@ -65,8 +68,10 @@ class Relay:
         if self.streaming:
             await self._start(status, headers)
             await self._events(response, rename)
-        elif rename is not None or 0 <= length <= _WHOLE:
+        elif rename is not None or 0 <= length <= _WHOLE or self.check is not None:
             body = await _read_all(response)
+            if self.check is not None and status == 200:
+                await self.check(body)
             await self.whole(status, headers, rename(body) if rename is not None else body)
         else:
             if length >= 0:

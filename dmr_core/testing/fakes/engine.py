@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class FakeEngine(Engine):
     cleared to hold a load, and set to let it finish; ``refuse`` names a setting that is refused. ``installed`` says
     whether the engine is there. ``installs`` and ``removals`` list what was asked for; ``may_install`` can be cleared
     to hold an installation, ``install_fails`` and ``uninstall_fails`` make them raise, ``says`` is the progress told.
-    ``parallel`` is the most installations and removals that ever ran at once.
+    ``reply`` answers requests in the engine's place, where it does not give ``None``. ``parallel`` is the most installations and removals that ever ran at once.
     """
 
     transport: InMemoryTransport
@@ -100,6 +100,7 @@ class FakeEngine(Engine):
     uninstall_fails: BaseException | None = None
     says: tuple[tuple[str, float | None], ...] = (("downloading fake 1.0", 0.5),)
     parallel: int = 0
+    reply: Callable[[UpstreamRequest], Answer | None] | None = None
     _working: int = 0
 
     def __attrs_post_init__(self) -> None:
@@ -162,6 +163,8 @@ class FakeEngine(Engine):
     async def _answer(self, running: FakeRunningEngine, request: UpstreamRequest) -> Answer:
         if request.path == self.health_path:
             return Answer(200 if self.ready.is_set() else 503, body=b"{}")
+        if self.reply is not None and (answer := self.reply(request)) is not None:
+            return answer
         asked = json.loads(request.body)
         text = str(asked["messages"][-1]["content"]) if asked.get("messages") else ""
         model = running.request.alias
@@ -172,11 +175,13 @@ class FakeEngine(Engine):
         return Answer(200, headers, content)
 
 
-def fake_backend(engine: FakeEngine, formats: frozenset[Format] = frozenset({Format.GGUF})) -> BackendSpec:
-    """A backend spec whose factory gives ``engine``."""
+def fake_backend(
+    engine: FakeEngine, formats: frozenset[Format] = frozenset({Format.GGUF}), **fields: Any
+) -> BackendSpec:
+    """A backend spec whose factory gives ``engine``; ``fields`` are others of the spec."""
     modes = frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING})
     return BackendSpec(
-        name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, modes=modes
+        name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, modes=modes, **fields
     )
 
 

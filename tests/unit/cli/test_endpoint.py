@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dmr_cli.client.endpoint import resolve
@@ -80,3 +82,53 @@ def test_the_tls_variables_count_only_when_exactly_true() -> None:
 
     assert (endpoint.tls, endpoint.ca_file, endpoint.verify) == (True, "", True)
     assert not resolve("h:1", {"MODEL_RUNNER_TLS": "yes"}).tls
+
+
+# --- the key ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:1", "localhost", "http://[::1]:1", "unix:///run/x.sock", "https://far.example"]
+)
+def test_the_key_goes_where_nobody_can_read_along(host: str) -> None:
+    assert resolve(host, {"DMR_API_KEY": " dmr_abc "}).api_key == "dmr_abc"
+
+
+@pytest.mark.parametrize("host", ["http://far.example", "192.0.2.1:12434", "127.0.0.1.evil.example", "127.evil"])
+def test_the_key_does_not_cross_a_network_in_the_clear(host: str) -> None:
+    with pytest.raises(InvalidInputError, match="in the clear"):
+        resolve(host, {"DMR_API_KEY": "dmr_abc"})
+
+    assert resolve(host, {"DMR_API_KEY": "dmr_abc", "DMR_SEND_KEY_IN_CLEAR": "1"}).api_key == "dmr_abc"
+    assert not resolve(host, {}).api_key
+
+
+def test_the_key_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("dmr_abc\n")
+    environ = {"DMR_CLIENT_KEY_FILE": str(file)}
+
+    assert resolve(None, environ).api_key == "dmr_abc"
+    assert resolve(None, {**environ, "DMR_API_KEY": "dmr_def"}).api_key == "dmr_def"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("# The hash\nsha256:00\n", "holds a hash"),
+        ("sha256:00\n", "holds a hash"),
+        ("two words", "is no key"),
+        ("k\nX-Evil: 1", "is no key"),
+        ("k" * 600, "is no key"),
+        ("ключ", "is no key"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_key_is_not_sent(tmp_path: Path, text: str | None, problem: str) -> None:
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InvalidInputError, match=problem) as caught:
+        resolve(None, {"DMR_CLIENT_KEY_FILE": str(file)})
+
+    assert text is None or text not in caught.value.message

@@ -12,10 +12,11 @@ import pytest
 
 from dmr_cli.server import settings as module
 from dmr_cli.server.settings import read_settings
+from dmr_core.domain.capability import Dialect
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
-from dmr_core.domain.settings import Listen, Settings
+from dmr_core.domain.settings import Listen, Settings, TlsSettings
 from dmr_core.errors import InvalidConfigurationError
 
 
@@ -57,6 +58,16 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_ALLOW_UNAUTHENTICATED", "True", {"allow_unauthenticated": True}),
     ("DMR_ALLOW_UNAUTHENTICATED", "f", {}),
     ("DMR_ALLOW_UNAUTHENTICATED", "yes", {}),
+    ("DMR_ALLOW_REMOTE_MEDIA", "1", {"allow_remote_media": True}),
+    ("DMR_API_KEY_FILE", "/etc/dmr/key", {"api_key_file": Path("/etc/dmr/key")}),
+    ("DMR_HOSTS", "llm.example, *.box", {"allowed_hosts": ("llm.example", "*.box")}),
+    # These mean something only together with the first of them; see below.
+    ("MODEL_RUNNER_TLS_ENABLED", "0", {}),
+    ("MODEL_RUNNER_TLS_PORT", "1", {}),
+    ("MODEL_RUNNER_TLS_CERT", "/c", {}),
+    ("MODEL_RUNNER_TLS_KEY", "/k", {}),
+    ("MODEL_RUNNER_TLS_AUTO_CERT", "0", {}),
+    ("DMR_TLS_BIND", "0.0.0.0", {}),
     ("LOG_LEVEL", "DEBUG", {"log_level": "debug"}),
     ("LOG_LEVEL", "warn", {"log_level": "warning"}),
     ("LOG_LEVEL", "warning", {"log_level": "warning"}),
@@ -67,6 +78,8 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_RECORD_REQUESTS", "0", {"record_requests": False}),
     ("DMR_RECORD_REQUESTS", "1", {}),
     ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
+    ("DMR_STRICT", "1", {"strict": True}),
+    ("DMR_TRANSLATE", "Anthropic, responses", {"translate": frozenset({Dialect.ANTHROPIC, Dialect.RESPONSES})}),
     ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
     ("DMR_MAX_MEMORY", "1.5GiB", {"memory": MemoryBudget(limit=3 << 29)}),
     ("DMR_MAX_MEMORY", "80%", {"memory": MemoryBudget(share=0.8)}),
@@ -103,6 +116,61 @@ def test_requests_are_recorded_beyond_loopback_only_if_that_is_said() -> None:
     assert not read_settings(open_to_all).record_requests
     assert read_settings({**open_to_all, "DMR_RECORD_REQUESTS": "1"}).record_requests
     assert read_settings({"MODEL_RUNNER_SOCK": "/run/x.sock"}).record_requests
+
+
+@pytest.mark.parametrize(
+    ("environ", "changes"),
+    [
+        ({}, {}),
+        ({"MODEL_RUNNER_TLS_PORT": "1"}, {"port": 1}),
+        ({"MODEL_RUNNER_TLS_PORT": "0"}, {"port": 0}),
+        (
+            {"MODEL_RUNNER_TLS_CERT": "/c", "MODEL_RUNNER_TLS_KEY": "/k", "MODEL_RUNNER_TLS_AUTO_CERT": "0"},
+            {"certificate": Path("/c"), "key": Path("/k")},
+        ),
+        ({"DMR_TLS_BIND": "[::1]"}, {"host": "::1"}),
+        ({"DMR_BIND": "127.0.0.2"}, {"host": "127.0.0.2"}),
+        ({"DMR_BIND": "127.0.0.2", "DMR_TLS_BIND": "127.0.0.3"}, {"host": "127.0.0.3"}),
+    ],
+)
+def test_the_tls_listener_is_asked_for_by_its_own_variables(
+    home: Path, environ: Mapping[str, str], changes: Mapping[str, Any]
+) -> None:
+    expected = TlsSettings(directory=home / ".docker/model-runner/certs", **changes)
+
+    assert expected == read_settings({"MODEL_RUNNER_TLS_ENABLED": "true", **environ}).tls
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"MODEL_RUNNER_TLS_CERT": "/c"}, "MODEL_RUNNER_TLS_KEY is not set"),
+        ({"MODEL_RUNNER_TLS_KEY": "/k"}, "MODEL_RUNNER_TLS_CERT is not set"),
+        ({"MODEL_RUNNER_TLS_AUTO_CERT": "0"}, "TLS enabled but no certificate provided and auto-cert is disabled"),
+        ({"MODEL_RUNNER_TLS_PORT": "x"}, "a port is a number"),
+    ],
+)
+def test_half_a_certificate_is_refused(environ: Mapping[str, str], problem: str) -> None:
+    with pytest.raises(InvalidConfigurationError, match=problem):
+        read_settings({"MODEL_RUNNER_TLS_ENABLED": "1", **environ})
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DMR_BIND": "0.0.0.0"},
+        {"DMR_BIND": "::"},
+        {"MODEL_RUNNER_TLS_ENABLED": "1", "DMR_TLS_BIND": "192.0.2.1"},
+        {"MODEL_RUNNER_TLS_ENABLED": "1", "DMR_TLS_BIND": "0.0.0.0", "MODEL_RUNNER_SOCK": "/run/x.sock"},
+    ],
+)
+def test_nobody_listens_beyond_loopback_without_a_key_by_accident(environ: Mapping[str, str]) -> None:
+    with pytest.raises(InvalidConfigurationError, match="dmr key create FILE"):
+        read_settings(environ)
+
+    assert not read_settings({**environ, "DMR_API_KEY_FILE": "/key"}).loopback
+    assert not read_settings({**environ, "DMR_ALLOW_UNAUTHENTICATED": "1"}).loopback
+    assert not read_settings({**environ, "DMR_API_KEY_FILE": "/key"}).record_requests
 
 
 def test_the_table_knows_every_variable() -> None:
@@ -191,6 +259,7 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("MODEL_RUNNER_PORT", "-1", "a port is a number from 0 to 65535"),
         ("MODEL_RUNNER_PORT", "http", "a port is a number from 0 to 65535"),
         ("DMR_MAX_BODY", "0", "expected a number of at least 1"),
+        ("DMR_TRANSLATE", "latin", "use some of openai, anthropic, responses, ollama, separated by commas"),
         ("DMR_MAX_BODY", "10MB", "expected a number of at least 1"),
         ("DMR_MAX_RUNNERS", "-3", "expected a number of at least 1"),
         ("DMR_MAX_MEMORY", "lots", "'lots' is no amount of memory: use bytes with a unit, such as 8GiB"),

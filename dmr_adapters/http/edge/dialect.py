@@ -1,0 +1,81 @@
+"""Refusals in the words of the API that a path belongs to: each SDK reads errors of one shape only."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Scope
+
+from dmr_adapters.http.asgi import header
+from dmr_adapters.http.errors import is_stock_cli, openai_error, plain_text, retry_headers, status_of
+from dmr_core.errors import BodyTooLargeError, DmrError
+
+__all__ = ["Dialect", "dialect_of", "refuse"]
+
+
+class Dialect(Enum):
+    """Whose error bodies a client reads."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
+    RESPONSES = "responses"
+    PLAIN = "plain"
+
+
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+_OPENAI_TAILS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/images/generations",
+    "/rerank",
+    "/score",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/models",
+)
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect of a cleaned path; management routes and unknown ones speak plain text."""
+    if path.startswith("/api/"):
+        return Dialect.OLLAMA
+    if path.startswith("/anthropic/") or path.endswith(("/v1/messages", "/v1/messages/count_tokens")):
+        return Dialect.ANTHROPIC
+    # A model's name may hold any of these words, and its routes are none of theirs.
+    if path.startswith(("/models", "/dmr/")):
+        return Dialect.PLAIN
+    if path.endswith("/responses") or "/responses/" in path:
+        return Dialect.RESPONSES
+    if path.endswith(_OPENAI_TAILS) or "/v1/models/" in path:
+        return Dialect.OPENAI
+    return Dialect.PLAIN
+
+
+def refuse(scope: Scope, error: DmrError, headers: dict[str, str] | None = None) -> Response:
+    """The answer for ``error`` to this request; the stock CLI prints what it gets, so it gets text."""
+    status, dialect = status_of(error), dialect_of(scope["path"])
+    extra = {**retry_headers(error), **(headers or {})}
+    if dialect is Dialect.PLAIN or is_stock_cli(header(scope, b"user-agent")):
+        if isinstance(error, BodyTooLargeError):
+            return plain_text("request too large", 400, extra)  # as the reference does outside the dialects
+        return plain_text(error.message, status, extra)
+    if dialect is Dialect.ANTHROPIC:
+        kind = _ANTHROPIC_TYPES.get(status, "api_error")
+        content = orjson.dumps({"type": "error", "error": {"type": kind, "message": error.message}})
+    elif dialect is Dialect.OLLAMA:
+        content = orjson.dumps({"error": error.message})
+    else:
+        content = openai_error(error, status)
+    return Response(content, status, headers=extra, media_type="application/json")
