@@ -7,7 +7,6 @@ Starlette's router for everything else. No layer buffers, and none wraps a respo
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,11 +24,11 @@ from dmr_adapters.http.edge.hosts import HostPolicy
 from dmr_adapters.http.edge.key_guard import KeyGuard
 from dmr_adapters.http.edge.origins import OriginGuard, OriginPolicy
 from dmr_adapters.http.edge.paths import PathCleaner
-from dmr_adapters.http.errors import error_response, plain_text
 from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.rest_json import json_response
 from dmr_adapters.http.seldom import SeldomApi
 from dmr_adapters.http.services import Services
+from dmr_adapters.http.unrouted import condition, method_not_allowed, not_found
 from dmr_core.domain.api_key import ApiKeyHash
 from dmr_core.errors import DmrError
 
@@ -43,6 +42,7 @@ class HttpApp:
         self._services = services
         self._background = BackgroundTasks()
         self._inference = InferenceApp(services)
+        self._seldom = SeldomApi(services, self._inference)
         self._router = self._routes()
         settings = services.settings
         hosts = HostPolicy(extra=settings.allowed_hosts, loopback=settings.loopback, keyed=api_key is not None)
@@ -64,6 +64,7 @@ class HttpApp:
     async def aclose(self) -> None:
         """Cancel work that requests left behind."""
         await self._background.aclose()
+        await self._seldom.aclose()
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
@@ -77,7 +78,7 @@ class HttpApp:
         models, engines = ModelsApi(self._services), EnginesApi(self._services, self._background)
         backends = BackendsApi(self._services)
         health = HealthApi(self._services)
-        seldom = SeldomApi(self._services)
+        seldom = self._seldom
         routes = [
             Route("/", self._root, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
             Route("/version", self._version, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
@@ -115,14 +116,19 @@ class HttpApp:
         for prefix in ("", "/engines", "/engines/{backend}"):
             routes.append(Route(f"{prefix}/v1/models", engines.models))
             routes.append(Route(f"{prefix}/v1/models/{{name:path}}", engines.model))
+        for prefix in ("", "/v1", "/engines", "/engines/v1", "/engines/{backend}/v1"):
+            routes.append(Route(f"{prefix}/responses", seldom.create_response, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}", seldom.response, methods=["GET", "DELETE"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}/input_items", seldom.response_input))
+            routes.append(Route(f"{prefix}/responses/{{id}}/cancel", seldom.cancel_response, methods=["POST"]))
         if self._services.settings.metrics:
             routes.append(Route("/metrics", seldom.metrics))
         handlers = {
-            404: _not_found,
-            405: _method_not_allowed,
-            DmrError: _condition,
+            404: not_found,
+            405: method_not_allowed,
+            DmrError: condition,
             ClientGoneError: _gone,
-            Exception: _condition,
+            Exception: condition,
         }
         app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # handlers by class
         app.router.redirect_slashes = False
@@ -133,22 +139,6 @@ class HttpApp:
 
     async def _version(self, _request: Request) -> Response:
         return json_response({"version": self._services.version})
-
-
-async def _not_found(request: Request, _exc: Exception) -> Response:
-    owned = request.url.path.startswith(("/models", "/engines", "/v1"))
-    return plain_text("not found" if owned else "404 page not found", 404)
-
-
-async def _method_not_allowed(request: Request, exc: HTTPException) -> Response:
-    """On the reference's catch-all routers a wrong method is a 404."""
-    if request.url.path.startswith(("/models", "/engines", "/v1", "/rerank", "/score")):
-        return plain_text("not found", 404)
-    return plain_text("Method Not Allowed", 405, dict(exc.headers or {}))
-
-
-async def _condition(_request: Request, exc: Exception) -> Response:
-    return error_response(exc, openai=False)
 
 
 async def _gone(_request: Request, _exc: Exception) -> Response:

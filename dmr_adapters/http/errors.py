@@ -22,6 +22,7 @@ __all__ = [
     "message_of",
     "not_found_text",
     "openai_error",
+    "openai_type",
     "plain_text",
     "retry_headers",
     "sse_error",
@@ -84,13 +85,18 @@ def message_of(error: BaseException) -> str:
     return error.message if isinstance(error, errors.DmrError) else "internal error"
 
 
+def openai_type(status: int) -> str:
+    """The ``type`` of an error with this status."""
+    return _TYPES.get(status, "server_error")
+
+
 def openai_error(error: BaseException, status: int, message: str | None = None) -> bytes:
     """The body of an error on an OpenAI-shaped route."""
     return orjson.dumps(
         {
             "error": {
                 "message": message or message_of(error),
-                "type": _TYPES.get(status, "server_error"),
+                "type": openai_type(status),
                 "code": error.code if isinstance(error, errors.DmrError) else "internal_error",
                 "param": getattr(error, "param", None),
             }

@@ -4,19 +4,57 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.services import Services
+
+if TYPE_CHECKING:
+    from dmr_adapters.http.responses.api import ResponsesApi
 
 __all__ = ["SeldomApi"]
 
 
 class SeldomApi:
-    """Stands for the classes in ``api`` that it names."""
+    """Stands for the classes in ``api`` that it names, and for the dialects that are translated. Close it."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, inference: InferenceApp) -> None:
         self._services = services
+        self._inference = inference
+        self._responses: ResponsesApi | None = None
+
+    async def aclose(self) -> None:
+        """Close what was made."""
+        if self._responses is not None:
+            await self._responses.aclose()
+
+    @property
+    def responses(self) -> ResponsesApi:
+        """The Responses API, of which there is one: it knows what is done in the background."""
+        if self._responses is None:
+            from dmr_adapters.http.responses.api import ResponsesApi
+
+            self._responses = ResponsesApi(self._services, self._inference)
+        return self._responses
+
+    async def create_response(self, request: Request) -> Response:
+        """``POST /v1/responses``."""
+        return await self.responses.create(request)
+
+    async def response(self, request: Request) -> Response:
+        """``GET`` or ``DELETE /v1/responses/{id}``."""
+        return await (self.responses.delete(request) if request.method == "DELETE" else self.responses.get(request))
+
+    async def response_input(self, request: Request) -> Response:
+        """``GET /v1/responses/{id}/input_items``."""
+        return await self.responses.input_items(request)
+
+    async def cancel_response(self, request: Request) -> Response:
+        """``POST /v1/responses/{id}/cancel``."""
+        return await self.responses.cancel(request)
 
     async def purge(self, request: Request) -> Response:
         """``DELETE /models/purge``."""

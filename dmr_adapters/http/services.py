@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmr_core.ports.clock import Clock
     from dmr_core.ports.metrics import Metrics
     from dmr_core.ports.model_store import ModelStore
+    from dmr_core.ports.response_store import ResponseStore
     from dmr_core.ports.transport import Transport
     from dmr_core.services.backends import BackendService
     from dmr_core.services.catalog import CatalogService
@@ -73,4 +74,5 @@ class Services:
     logs: LogBook
     plugins: Callable[[], tuple[PluginInfo, ...]]
     recorder: Recorder | None = None
+    responses: ResponseStore | None = None
     detections: tuple[Detection, ...] = ()

@@ -35,6 +35,7 @@ from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_adapters.registry.lazy import LazyOciRegistry
+from dmr_adapters.response_store.sqlite import SqliteResponseStore
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
 from dmr_core.domain.gpu import Detection
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from dmr_core.ports.package_source import PackageSource
+    from dmr_core.ports.response_store import ResponseStore
     from dmr_core.ports.store_maintenance import StoreMaintenance
     from dmr_core.services.searching import OpenSources, SearchService
 
@@ -110,6 +112,7 @@ class Overrides:
     memory: MemoryProbe | None = None
     footprints: FootprintLedger | None = None
     configs: ConfigStore | None = None
+    responses: ResponseStore | None = None
     open_hubs: OpenSources | None = None
     entry_points: Iterable[EntryPoint] | None = None
     backends: tuple[BackendSpec, ...] = ()
@@ -262,6 +265,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             logs=logs,
             plugins=plugins.plugins,
             recorder=Recorder(clock) if settings.record_requests else None,
+            responses=_responses(settings, use, clock, stack),
             detections=detections,
         )
         app = HttpApp(services, api_key=read_api_key(settings.api_key_file))
@@ -321,6 +325,16 @@ def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Regist
     registry = LazyOciRegistry(settings, clock, _tls(settings))
     stack.push_async_callback(registry.aclose)
     return registry
+
+
+def _responses(settings: Settings, use: Overrides, clock: Clock, stack: AsyncExitStack) -> ResponseStore | None:
+    if use.responses is not None or use.store is not None or not settings.responses_lifetime:
+        return use.responses
+    path, lifetime = settings.models_path / ".dmr" / "responses.db", settings.responses_lifetime
+    store = SqliteResponseStore(path, clock=clock, lifetime=lifetime, max_bytes=settings.responses_max_bytes)
+    store.start()
+    stack.push_async_callback(store.aclose)
+    return store
 
 
 def _tls(settings: Settings) -> SSLContext | None:

@@ -76,6 +76,8 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         queue_timeout=reader.take("DMR_QUEUE_TIMEOUT", _seconds, 300.0),
         memory=reader.take("DMR_MAX_MEMORY", MemoryBudget.parse, MemoryBudget()),
         max_pulls=reader.take("DMR_MAX_PULLS", _positive, 2),
+        responses_lifetime=reader.take("DMR_RESPONSES_TTL", _lifetime, 30 * 86400.0),
+        responses_max_bytes=reader.take("DMR_RESPONSES_MAX_BYTES", _size, 256 * 1024 * 1024),
         keep_alive=keep_alive,
         start_timeout=reader.take("DMR_START_TIMEOUT", _seconds, 600.0),
         stop_grace=reader.take("DMR_STOP_GRACE", _seconds, 5.0),
@@ -207,6 +209,24 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError("expected a number of at least 1")
     return int(text)
+
+
+def _size(text: str) -> int:
+    budget = MemoryBudget.parse(text)
+    if budget.limit is None:
+        raise ValueError("expected bytes with a unit, such as 256MiB")
+    return budget.limit
+
+
+def _lifetime(text: str) -> float:
+    try:
+        days = float(text.removesuffix("d")) if text.endswith("d") else None
+        seconds = KeepAlive.parse(text).seconds if days is None else days * 86400
+    except (ValueError, DmrError):
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError("expected a time such as '30d', '12h' or '90m', '0' to store none, or '-1' to store for ever")
+    return seconds
 
 
 def _web_address(text: str) -> str:

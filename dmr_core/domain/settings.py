@@ -67,8 +67,8 @@ class Settings:
     """Everything configurable. Sizes in bytes, times in seconds.
 
     ``strict`` refuses what an engine would ignore, for every request. ``translate`` names dialects that are translated
-    even where the engine speaks them. ``environment`` is what the service was started with; a backend is handed only the variables its
-    spec names.
+    even where the engine speaks them. ``environment`` is what the service was started with; a backend is handed only the
+    variables its spec names. Responses are kept for ``responses_lifetime`` after their last use; 0 keeps none.
     """
 
     models_path: Path
@@ -100,6 +100,8 @@ class Settings:
     queue_timeout: float = 300.0
     memory: MemoryBudget = attrs.field(factory=MemoryBudget)
     max_pulls: int = 2
+    responses_lifetime: float = 30 * 86400.0
+    responses_max_bytes: int = 256 * 1024 * 1024
     keep_alive: KeepAlive = DEFAULT_KEEP_ALIVE
     start_timeout: float = 600.0
     stop_grace: float = 5.0

@@ -31,12 +31,14 @@ __all__ = [
     "PluginError",
     "PluginLoadError",
     "PreconditionError",
+    "PreviousResponseError",
     "QueueFullError",
     "QueueTimeoutError",
     "RegistryError",
     "RegistryUnreachableError",
     "RemoteModelNotFoundError",
     "RequestTimeoutError",
+    "ResponseNotFoundError",
     "RunnerActiveError",
     "ShuttingDownError",
     "StorageFullError",
@@ -111,6 +113,12 @@ class UnsupportedFieldError(InvalidRequestError):
     code = "unsupported_field"
 
 
+class PreviousResponseError(InvalidRequestError):
+    """A response cannot be gone on from: it is not kept, or did not come to an end."""
+
+    code = "previous_response_not_found"
+
+
 class UnsupportedFormatError(InvalidRequestError):
     """The artifact is well formed, but nothing here can use it."""
 
@@ -171,6 +179,17 @@ class RemoteModelNotFoundError(NotFoundError):
     def __init__(self, reference: str, detail: str = "") -> None:
         super().__init__(f"model {reference!r} not found in its registry" + (f": {detail}" if detail else ""))
         self.reference = reference
+
+
+class ResponseNotFoundError(NotFoundError):
+    """No response of this name is kept: it never was, was deleted, or is too old."""
+
+    code = "response_not_found"
+    param = "response_id"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"response {response_id[:100]!r} not found: it was not stored, was deleted, or is too old")
+        self.response_id = response_id
 
 
 class BackendNotFoundError(NotFoundError):

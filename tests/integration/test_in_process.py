@@ -264,7 +264,6 @@ async def test_an_oversize_body_is_413_and_400_for_the_stock_cli(world: World) -
         ("POST", "/models/create", b"nonsense", 400, "invalid request body\n"),
         ("POST", "/models/foo", b"", 404, 'unknown action "foo"\n'),
         ("POST", "/models/one/tag", b"", 400, "missing repo or tag query parameter\n"),
-        ("GET", "/engines/v1/chat/completions", b"", 404, "not found\n"),
         ("GET", "/engines/nope/v1/models", b"", 404, "backend not found"),
         ("GET", "/nope", b"", 404, "404 page not found\n"),
         ("GET", "/engines/nope", b"", 404, "not found\n"),

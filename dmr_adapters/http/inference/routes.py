@@ -19,7 +19,11 @@ _ROUTES: Final = {
     "/v1/images/generations": EngineMode.IMAGE_GENERATION,
     "/rerank": EngineMode.RERANKING,
     "/score": EngineMode.RERANKING,
+    "/v1/rerank": EngineMode.RERANKING,
+    "/v1/score": EngineMode.RERANKING,
 }
+_UPSTREAM: Final = {"/v1/rerank": "/rerank", "/v1/score": "/score"}
+"""Where engines answer to what else is asked for."""
 
 
 @attrs.frozen
@@ -35,13 +39,13 @@ def match_inference(path: str) -> InferenceRoute | None:
     """The inference route of a path: ``/v1/…``, ``/engines/v1/…`` or ``/engines/{backend}/v1/…``, else ``None``."""
     mode = _ROUTES.get(path)
     if mode is not None:
-        return InferenceRoute(None, mode, path)
+        return InferenceRoute(None, mode, _UPSTREAM.get(path, path))
     if not path.startswith("/engines/"):
         return None
     rest = path[8:]
     mode = _ROUTES.get(rest)
     if mode is not None:
-        return InferenceRoute(None, mode, rest)
+        return InferenceRoute(None, mode, _UPSTREAM.get(rest, rest))
     backend, slash, tail = rest[1:].partition("/")
-    mode = _ROUTES.get(slash + tail)
-    return InferenceRoute(backend, mode, slash + tail) if mode is not None else None
+    mode, asked = _ROUTES.get(slash + tail), slash + tail
+    return InferenceRoute(backend, mode, _UPSTREAM.get(asked, asked)) if mode is not None else None

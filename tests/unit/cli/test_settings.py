@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +88,11 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_MAX_QUEUE", "9", {"max_queue": 9}),
     ("DMR_QUEUE_TIMEOUT", "1.5", {"queue_timeout": 1.5}),
     ("DMR_MAX_PULLS", "9", {"max_pulls": 9}),
+    ("DMR_RESPONSES_TTL", "7d", {"responses_lifetime": 7 * 86400.0}),
+    ("DMR_RESPONSES_TTL", "90m", {"responses_lifetime": 5400.0}),
+    ("DMR_RESPONSES_TTL", "0", {"responses_lifetime": 0.0}),
+    ("DMR_RESPONSES_TTL", "-1", {"responses_lifetime": math.inf}),
+    ("DMR_RESPONSES_MAX_BYTES", "1MiB", {"responses_max_bytes": 1 << 20}),
     ("DMR_KEEP_ALIVE", "1h", {"keep_alive": KeepAlive(3600.0)}),
     ("DMR_KEEP_ALIVE", "0", {"keep_alive": KeepAlive(0.0)}),
     ("DMR_KEEP_ALIVE", "-1", {"keep_alive": KeepAlive.forever()}),
@@ -261,6 +267,9 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("DMR_MAX_BODY", "0", "expected a number of at least 1"),
         ("DMR_TRANSLATE", "latin", "use some of openai, anthropic, responses, ollama, separated by commas"),
         ("DMR_MAX_BODY", "10MB", "expected a number of at least 1"),
+        ("DMR_RESPONSES_TTL", "a week", "expected a time such as '30d'"),
+        ("DMR_RESPONSES_TTL", "nand", "expected a time such as '30d'"),
+        ("DMR_RESPONSES_MAX_BYTES", "80%", "expected bytes with a unit"),
         ("DMR_MAX_RUNNERS", "-3", "expected a number of at least 1"),
         ("DMR_MAX_MEMORY", "lots", "'lots' is no amount of memory: use bytes with a unit, such as 8GiB"),
         ("DMR_MAX_PULLS", "1.5", "expected a number of at least 1"),
