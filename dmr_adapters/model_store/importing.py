@@ -20,7 +20,7 @@ from dmr_adapters.model_store.copying import FileCopy
 from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import held_lease
-from dmr_adapters.model_store.lock import StoreLock
+from dmr_adapters.model_store.lock import StoreLock, is_current
 from dmr_adapters.model_store.partial_file import BLOB_MODE, is_complete
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.digest import Digest
@@ -34,6 +34,7 @@ __all__ = ["FilesystemBlobImporter"]
 _BLOCK: Final = 1024 * 1024
 _AT_ONCE: Final = 2  # each takes two threads: one that copies and one that hashes
 _STEP: Final = 16 * _BLOCK
+_ATTEMPTS: Final = 16
 
 
 class FilesystemBlobImporter(BlobImporter):
@@ -152,20 +153,25 @@ class FilesystemBlobImport(BlobImport):
             make_directories(self._layout.temporary)
         try:
             os.link(path, trial, follow_symlinks=True)
+            return os.path.samestat(trial.stat(), status)
+        except FileNotFoundError:
+            return True  # somebody who tidies up took it: it was linked
         except OSError:
             self._copied.append(path)
             return False
-        try:
-            return os.path.samestat(trial.stat(), status)
         finally:
             trial.unlink(missing_ok=True)
 
     def _temporary(self) -> tuple[Path, int]:
         with disk_conditions(self._layout.root):
             make_directories(self._layout.temporary)
-            descriptor, name = tempfile.mkstemp(prefix="import.", dir=self._layout.temporary)
+            while True:
+                descriptor, name = tempfile.mkstemp(prefix="import.", dir=self._layout.temporary)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if is_current(descriptor, Path(name)):  # else somebody tidied up before it was locked
+                    break
+                os.close(descriptor)
             self._open[Path(name)] = descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         return Path(name), descriptor
 
     def _publish(self, file: _Staged) -> None:
@@ -180,7 +186,14 @@ class FilesystemBlobImport(BlobImport):
                 publish(path, blob)
                 os.close(self._open.pop(path))
                 return
-            self._publish_link(file, blob)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self._publish_link(file, blob)
+                    return
+                except FileNotFoundError:
+                    # Nobody can lock a name: whoever tidies up meanwhile takes it for one that was left behind.
+                    if attempt == _ATTEMPTS - 1 or not file.source.exists():
+                        raise
 
     def _publish_link(self, file: _Staged, blob: Path) -> None:
         trial = self._layout.temporary / f"link-{os.getpid()}-{file.digest.hex[:16]}"

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,26 @@ async def test_what_cannot_be_linked_is_copied_and_said(
         assert importing.copied == (source,)
 
     assert store.blob_file(file.digest).read_bytes() == CONTENT
+
+
+async def test_a_link_that_somebody_tidied_away_is_made_again(
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, made = os.link, []
+
+    def swept(path: Path, target: Path, **options: Any) -> None:
+        link(path, target, **options)
+        made.append(target)
+        if len(made) < 4:
+            target.unlink()
+
+    monkeypatch.setattr(os, "link", swept)
+    async with FilesystemBlobImporter(tmp_path / "models").begin(link=True) as importing:
+        taken = await importing.take(source, NAME)
+        await importing.publish()
+        assert importing.copied == ()
+    assert store.blob_file(taken.digest).samefile(source)
+    assert len(made) == 4
 
 
 async def test_a_file_that_changes_before_it_is_linked_is_refused(
