@@ -48,11 +48,13 @@ from dmr_core.errors.conditions import (
     UpstreamError,
 )
 from dmr_core.errors.engines import (
+    AcceleratorMissingError,
     EngineBackoffError,
     EngineCrashedError,
     EngineExitedError,
     EngineFlagError,
     EngineKilledError,
+    EngineNotAcceleratedError,
     EngineOutOfMemoryError,
     EngineStartTimeoutError,
     EngineUnresponsiveError,
@@ -62,6 +64,7 @@ from dmr_core.errors.engines import (
 )
 
 __all__ = [
+    "AcceleratorMissingError",
     "AnswerViolationError",
     "ApiKeyError",
     "BackendInstallError",
@@ -77,6 +80,7 @@ __all__ = [
     "EngineExitedError",
     "EngineFlagError",
     "EngineKilledError",
+    "EngineNotAcceleratedError",
     "EngineOutOfMemoryError",
     "EngineStartTimeoutError",
     "EngineUnresponsiveError",
