@@ -21,7 +21,7 @@ from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import InvalidConfigurationError, UnsupportedFormatError
 from dmr_core.ports.engine import Argument, LaunchRequest
 
-__all__ = ["DEFAULT_ARGUMENTS", "base_arguments", "check_config", "explained_arguments", "server_arguments"]
+__all__ = ["DEFAULT_ARGUMENTS", "Extra", "base_arguments", "check_config", "explained_arguments", "server_arguments"]
 
 DEFAULT_ARGUMENTS: Final = ("-ngl", "999", "--metrics")
 _SECTION: Final = "llamacpp"
@@ -92,13 +92,24 @@ def check_config(config: EngineConfig, *, bundled: bool = False) -> None:
             raise InvalidConfigurationError(f"invalid runtime flags: {exc}", param="runtime-flags") from exc
 
 
-def server_arguments(request: LaunchRequest, base: tuple[str, ...], socket: Path) -> tuple[str, ...]:
+Extra = tuple[str, str, Claim]
+"""A flag with its value that this machine asks for, and why; whoever says otherwise wins."""
+
+
+def server_arguments(
+    request: LaunchRequest, base: tuple[str, ...], socket: Path, extra: Sequence[Extra] = ()
+) -> tuple[str, ...]:
     """Everything after the program's name. Raises as :func:`explained_arguments`."""
-    return tuple(word for one in explained_arguments(request, base, socket) for word in one.words)
+    return tuple(word for one in explained_arguments(request, base, socket, extra) for word in one.words)
 
 
 def explained_arguments(
-    request: LaunchRequest, base: tuple[str, ...], socket: Path, *, operators: bool = False
+    request: LaunchRequest,
+    base: tuple[str, ...],
+    socket: Path,
+    extra: Sequence[Extra] = (),
+    *,
+    operators: bool = False,
 ) -> tuple[Argument, ...]:
     """Everything after the program's name, with the reason for each flag.
 
@@ -136,7 +147,7 @@ def explained_arguments(
         else:
             ours.append(projector)
     given = {one.slot for one in (*first, *last)}
-    for default in _defaults(request):
+    for default in (*_defaults(request), *(ClaimedUse(_use(flag, value), claim) for flag, value, claim in extra)):
         if default.slot in given:
             lost.append((default.slot, default.claim))
         else:

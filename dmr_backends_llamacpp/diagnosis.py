@@ -99,6 +99,18 @@ _RULES: Final = (
     ),
     _flag(r"^error: (?P<flag>--?[a-z][\w-]*): (?P<why>[^\n]*)", "llama.cpp refused the flag {flag}: {why}"),
     Rule(
+        re.compile(
+            r"no kernel image is available for execution|device kernel image is invalid|invalid device function"
+        ),
+        EngineUnusableError,
+        "this build of llama.cpp has no kernels for the accelerator",
+        "Use a build for its architecture (`dmr plugins --json` shows it; Pascal and Volta need CUDA 12), or DMR_OVERRIDE_GPU=cpu.",
+    ),
+    _flag(
+        r"invalid device: (?P<flag>[\w]+)",
+        "this llama.cpp has no device {flag}",
+    ),
+    Rule(
         re.compile(r"No module named '(?P<module>[\w.]+)'"),
         EngineUnusableError,
         "llama.cpp cannot run: the Python package {module} is missing",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +11,10 @@ import attrs
 from dmr_backends_llamacpp.arguments import base_arguments, check_config, explained_arguments, server_arguments
 from dmr_backends_llamacpp.diagnosis import explain
 from dmr_backends_llamacpp.memory import estimate
-from dmr_backends_llamacpp.runtime import Runtime, find_runtime
+from dmr_backends_llamacpp.placement import TELLING_BUILD, PlacementReader
+from dmr_backends_llamacpp.program import Programs
+from dmr_backends_llamacpp.runtime import Runtime, Search, find_runtime, is_bundled
+from dmr_core.domain.acceleration import EngineProgram, GpuRequirement
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
 from dmr_core.domain.gpu import CPU
 from dmr_core.domain.memory import Memory
@@ -29,8 +29,6 @@ __all__ = ["LlamaCppEngine"]
 
 _log: Final = logging.getLogger("dmr.llamacpp")
 
-_VERSION: Final = re.compile(r"version: .*?\((?P<commit>[^)]*)\)")
-_VERSION_TIMEOUT: Final = 3.0
 _SOCKET: Final = Path("SOCKET")
 """Stands for the private socket that is made for each start."""
 
@@ -43,7 +41,10 @@ class LlamaCppEngine(Engine):
     base: tuple[str, ...]
     health_path: str = "/health"
     metrics_path: str | None = "/metrics"
-    _versions: dict[tuple[str, ...], str] = attrs.field(factory=dict)
+    _programs: Programs = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._programs = Programs(self.context.processes)
 
     @classmethod
     def create(cls, context: EngineContext) -> LlamaCppEngine:
@@ -52,82 +53,76 @@ class LlamaCppEngine(Engine):
         Raises:
             InvalidConfigurationError: ``LLAMA_ARGS`` says what it must not.
         """
-        base = base_arguments(
-            context.environment.get("LLAMA_ARGS"), bundled=_bundled(context.environment), warn=_log.warning
-        )
-        return cls(context, base)
+        bundled = is_bundled(_search(context))
+        return cls(context, base_arguments(context.environment.get("LLAMA_ARGS"), bundled=bundled, warn=_log.warning))
 
     async def status(self) -> BackendStatus:
         """See :class:`Engine`."""
         try:
-            runtime = find_runtime(self.context.environment)
+            runtime = find_runtime(_search(self.context))
         except BackendNotInstalledError as exc:
             return BackendStatus(BackendState.NOT_INSTALLED, exc.remedy)
-        return BackendStatus(BackendState.RUNNING, f"llama.cpp {await self._version(runtime)}")
+        facts = await self._programs.ask(runtime)
+        program = EngineProgram(path=runtime.program, variant=runtime.variant or facts.variant, reason=runtime.reason)
+        return BackendStatus(BackendState.RUNNING, f"llama.cpp {facts.commit}", program=program)
 
     def check(self, config: EngineConfig) -> None:
         """See :class:`Engine`."""
-        check_config(config, bundled=_bundled(self.context.environment))
+        check_config(config, bundled=is_bundled(_search(self.context)))
 
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
-        runtime = find_runtime(self.context.environment)
+        runtime = find_runtime(_search(self.context))
+        await self._programs.ask(runtime)
         socket = self.context.processes.socket_path("llama")
-        command = (*runtime.command, *server_arguments(request, self.base, socket))
-        process = await self.context.processes.start(ProcessSpec(name="llama.cpp", argv=command))
-        return EngineProcess("llama.cpp", process, Endpoint(socket=socket), command)
+        command = (*runtime.command, *server_arguments(request, self.base, socket, self._extra(runtime, request)))
+        process = await self.context.processes.start(
+            ProcessSpec(name="llama.cpp", argv=command, environment=runtime.environment)
+        )
+        reader = PlacementReader(argv=command, bundled=not runtime.native)
+        return EngineProcess("llama.cpp", process, Endpoint(socket=socket), command, reader)
 
     def estimate(self, request: MemoryRequest) -> Memory:
         """See :class:`Engine`."""
         # The bundled server is built for the CPU.
-        on_device = self.context.variant != CPU and not _bundled(self.context.environment)
+        on_device = self.context.variant != CPU and not is_bundled(_search(self.context))
         return estimate(request, self.base, on_device=on_device)
 
     def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""
         environment = self.context.environment
         try:
-            runtime = find_runtime(environment)
+            runtime = find_runtime(_search(self.context))
         except BackendNotInstalledError:
-            runtime = Runtime(("llama-server",), "not installed", native=True)
+            runtime = Runtime(command=("llama-server",), origin="not installed", native=True)
         source = Source.ENVIRONMENT if environment.get("LLAMA_SERVER_PATH", "").strip() else Source.DEFAULT
-        claim = Claim(" ".join(runtime.command), source, runtime.origin)
+        origin = f"{runtime.origin}: {runtime.reason}" if runtime.reason else runtime.origin
+        claim = Claim(runtime.program, source, origin)
         operators = bool(environment.get("LLAMA_ARGS", "").strip())
+        extra = self._extra(runtime, request)
         return (
             Argument(words=runtime.command, claim=claim, setting="program"),
-            *explained_arguments(request, self.base, _SOCKET, operators=operators),
+            *explained_arguments(request, self.base, _SOCKET, extra, operators=operators),
         )
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
         return explain(failure)
 
-    async def _version(self, runtime: Runtime) -> str:
-        """The commit a server says it was built from; asked once per program."""
+    def _extra(self, runtime: Runtime, request: LaunchRequest) -> tuple[tuple[str, str, Claim], ...]:
+        """Flags that the accelerator asks for, with the reason; the operator's and a client's own win over them."""
         if not runtime.native:
-            return runtime.origin
-        if runtime.command not in self._versions:
-            self._versions[runtime.command] = await self._ask_version(runtime)
-        return self._versions[runtime.command]
-
-    async def _ask_version(self, runtime: Runtime) -> str:
-        process = await self.context.processes.start(
-            ProcessSpec(name="llama.cpp version", argv=(*runtime.command, "--version"))
-        )
-        try:
-            async with asyncio.timeout(_VERSION_TIMEOUT):
-                await process.wait()
-        except TimeoutError:
-            return "unknown"
-        finally:
-            await process.stop(0.5)
-        found = _VERSION.search(process.tail())
-        return found["commit"] if found else "unknown"
+            return ()
+        extra = []
+        context = self.context
+        if context.forced and context.variant == CPU:
+            extra.append(("--device", "none", Claim("none", Source.ENVIRONMENT, f"DMR_OVERRIDE_GPU={CPU}")))
+        required = request.config.require not in (None, GpuRequirement.NONE)
+        facts = self._programs.known(runtime)
+        if (required or context.variant != CPU) and facts is not None and facts.build >= TELLING_BUILD:
+            extra.append(("--verbosity", "4", Claim("4", Source.RUNNER, "it then tells where it put the model")))
+        return tuple(extra)
 
 
-def _bundled(environment: Mapping[str, str]) -> bool:
-    """Whether the server that came with dmr would run, which has not every flag of a native one."""
-    try:
-        return not find_runtime(environment).native
-    except BackendNotInstalledError:
-        return False
+def _search(context: EngineContext) -> Search:
+    return Search(environment=context.environment, variant=context.variant, forced=context.forced)

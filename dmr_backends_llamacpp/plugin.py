@@ -42,7 +42,7 @@ def dmr_backends() -> Iterable[BackendSpec]:
         factory=_engine,
         formats=frozenset({Format.GGUF}),
         modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
-        environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH"),
+        environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH", "HOME", "LD_LIBRARY_PATH"),
         section="llamacpp",
         flags=_flags,
         dialects=frozenset({Dialect.OPENAI, Dialect.ANTHROPIC}),

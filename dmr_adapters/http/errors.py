@@ -44,6 +44,7 @@ _STATUS: Final[dict[type[BaseException], int]] = {
     errors.PreconditionError: 412,
     errors.EngineFlagError: 400,
     errors.EngineVersionError: 412,
+    errors.EngineNotAcceleratedError: 502,
     errors.EngineUnusableError: 412,
     errors.ModelCorruptError: 422,
     errors.EngineOutOfMemoryError: 507,

@@ -11,9 +11,10 @@ import msgspec
 import orjson
 from starlette.responses import Response
 
+from dmr_core.domain.acceleration import Accelerator, EngineProgram, Placement
 from dmr_core.domain.encoding import config_document
 from dmr_core.domain.engine_document import engine_document
-from dmr_core.domain.gpu import Detection
+from dmr_core.domain.gpu import CPU, Detection, GpuDevice
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress
@@ -29,6 +30,7 @@ __all__ = [
     "InstallBody",
     "PushBody",
     "UnloadBody",
+    "accelerator_json",
     "backend_json",
     "configured_json",
     "decode",
@@ -141,6 +143,11 @@ def runner_json(view: RunnerView, now: float, wall: float, default: KeepAlive) -
         document["pid"] = view.pid
     if view.footprint is not None:
         document["memory"] = view.footprint.resident
+    if view.placement is not None:
+        document["processor"] = str(view.placement)
+        document["placement"] = _placement_json(view.placement)
+    if view.warning:
+        document["warning"] = view.warning
     return document
 
 
@@ -174,6 +181,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "state": state.phase.value,
         "status": view.status.state.value,
         "detail": view.status.detail,
+        "program": _program_json(view.status.program) if view.status.program else None,
         "formats": sorted(known.value for known in spec.formats),
         "modes": sorted(mode.value for mode in spec.modes),
         "supported": view.here,
@@ -202,26 +210,51 @@ def plugins_json(plugins: tuple[PluginInfo, ...], detections: tuple[Detection, .
         "detections": [
             {
                 "variant": detection.variant,
-                "devices": [
-                    {
-                        "index": device.index,
-                        "name": device.name,
-                        "memory_total": device.memory_total,
-                        "memory_free": device.memory_free,
-                        "memory_used": device.memory_used,
-                        "uuid": device.uuid,
-                        "bus": device.bus,
-                        "driver": device.driver,
-                        "architecture": device.architecture,
-                        "parent": device.parent,
-                        "shares_host_memory": device.shares_host_memory,
-                    }
-                    for device in detection.devices
-                ],
+                "devices": [_device_json(device) for device in detection.devices],
                 "detail": detection.detail,
             }
             for detection in detections
         ],
+    }
+
+
+def accelerator_json(accelerator: Accelerator, detections: tuple[Detection, ...]) -> dict[str, Any]:
+    """What engines are started for, and why; ``notes`` are what the detectors have to say, by variant."""
+    return {
+        "variant": accelerator.variant,
+        "reason": accelerator.reason,
+        "forced": accelerator.forced,
+        "devices": [_device_json(device) for device in accelerator.devices],
+        "notes": {found.variant: found.detail for found in detections if found.detail and found.variant != CPU},
+    }
+
+
+def _device_json(device: GpuDevice) -> dict[str, Any]:
+    return {
+        "index": device.index,
+        "name": device.name,
+        "memory_total": device.memory_total,
+        "memory_free": device.memory_free,
+        "memory_used": device.memory_used,
+        "uuid": device.uuid,
+        "bus": device.bus,
+        "driver": device.driver,
+        "architecture": device.architecture,
+        "parent": device.parent,
+        "shares_host_memory": device.shares_host_memory,
+    }
+
+
+def _program_json(program: EngineProgram) -> dict[str, str]:
+    return {"path": program.path, "variant": program.variant, "reason": program.reason}
+
+
+def _placement_json(placement: Placement) -> dict[str, Any]:
+    return {
+        "devices": list(placement.devices),
+        "layers": placement.layers,
+        "total_layers": placement.total_layers,
+        "accelerated": placement.accelerated,
     }
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from dmr_core.domain.acceleration import Accelerator
+
 if TYPE_CHECKING:
     from dmr_adapters.logs.book import LogBook
     from dmr_adapters.metrics.page import MetricsPage
@@ -76,3 +78,4 @@ class Services:
     recorder: Recorder | None = None
     responses: ResponseStore | None = None
     detections: tuple[Detection, ...] = ()
+    accelerator: Accelerator = attrs.field(factory=Accelerator)

@@ -96,7 +96,8 @@ class PosixProcess(SupervisedProcess):
         return await asyncio.shield(self._exited)
 
     def tail(self) -> str:
-        """See :class:`SupervisedProcess`."""
+        """See :class:`SupervisedProcess`. Has everything that was printed before the call."""
+        self._pump.drain()
         return self._redact(self._lines.tail())
 
     @property

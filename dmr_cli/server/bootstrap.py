@@ -38,10 +38,10 @@ from dmr_adapters.registry.lazy import LazyOciRegistry
 from dmr_adapters.response_store.sqlite import SqliteResponseStore
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
+from dmr_core.domain.acceleration import Accelerator, choose_accelerator
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.reference import HUGGING_FACE
 from dmr_core.domain.settings import Settings
-from dmr_core.errors import InvalidConfigurationError
 from dmr_core.plugins import PluginRegistry, installed_entry_points
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.clock import Clock
@@ -53,6 +53,7 @@ from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.process import ProcessSupervisor
 from dmr_core.ports.registry import Registry
 from dmr_core.ports.transport import Transport
+from dmr_core.services.acceleration import AccelerationService
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
@@ -149,16 +150,25 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             installed_entry_points() if use.entry_points is None else use.entry_points, settings.disabled_plugins
         )
         detections = await _detect(plugins, list(plugins.detectors))
+        accelerator = choose_accelerator(
+            detections,
+            {variant: spec.priority for variant, spec in plugins.detectors.items()},
+            settings.gpu_override,
+        )
         specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
         backends, sources = BackendService.build(
             specs,
-            _contexts(settings, processes, _variant(settings, plugins, detections)),
+            _contexts(settings, processes, accelerator),
             plugins.fail,
             clock=clock,
             platform=f"{sys.platform}/{platform.machine()}",
         )
         stack.push_async_callback(backends.aclose)
         await backends.refresh()
+        used = [accelerator.variant] if accelerator.variant in plugins.detectors else []
+        acceleration = AccelerationService(
+            accelerator=accelerator, detections=detections, look=partial(_detect, plugins, used)
+        )
         launching = LaunchingService(
             store=store,
             backends=backends,
@@ -167,6 +177,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             start_timeout=settings.start_timeout,
             grace=settings.stop_grace,
             health_interval=settings.health_interval,
+            acceleration=acceleration,
         )
 
         async def look_again() -> tuple[Detection, ...] | None:
@@ -194,7 +205,9 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             FileConfigStore(settings.models_path / ".dmr" / "config.json") if not use.store else None
         )
         configuration = await ConfigurationService.open(configs) if configs else ConfigurationService()
-        inference = InferenceService(catalog, backends, scheduler, settings.keep_alive, memory, configuration)
+        inference = InferenceService(
+            catalog, backends, scheduler, settings.keep_alive, memory, configuration, acceleration
+        )
         catalog.protect(inference.in_use, inference.release_model)
         backends.protect(inference.release_backend)
         fetching = FetchingService(store=store, clock=clock)
@@ -267,6 +280,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             recorder=Recorder(clock) if settings.record_requests else None,
             responses=_responses(settings, use, clock, stack),
             detections=detections,
+            accelerator=accelerator,
         )
         app = HttpApp(services, api_key=read_api_key(settings.api_key_file))
         stack.push_async_callback(app.aclose)
@@ -390,22 +404,17 @@ def _memory(
     return MemoryService(probe, ledger, settings.memory)
 
 
-def _variant(settings: Settings, plugins: PluginRegistry, detections: tuple[Detection, ...]) -> str:
-    """The accelerator to use: the operator's choice, else the best that was found."""
-    if settings.gpu_override:
-        if settings.gpu_override not in {detection.variant for detection in detections}:
-            known = ", ".join(sorted(detection.variant for detection in detections))
-            raise InvalidConfigurationError(f"DMR_OVERRIDE_GPU={settings.gpu_override!r}: use one of {known}")
-        return settings.gpu_override
-    present = [
-        detection.variant for detection in detections if detection.present and detection.variant in plugins.detectors
-    ]
-    return max(present, key=lambda variant: (plugins.detectors[variant].priority, variant), default="cpu")
-
-
-def _contexts(settings: Settings, processes: ProcessSupervisor, variant: str) -> Callable[[BackendSpec], EngineContext]:
+def _contexts(
+    settings: Settings, processes: ProcessSupervisor, accelerator: Accelerator
+) -> Callable[[BackendSpec], EngineContext]:
     def context(spec: BackendSpec) -> EngineContext:
         environment = {name: settings.environment[name] for name in spec.environment if name in settings.environment}
-        return EngineContext(processes=processes, environment=environment, variant=variant)
+        return EngineContext(
+            processes=processes,
+            environment=environment,
+            variant=accelerator.variant,
+            devices=accelerator.devices,
+            forced=accelerator.forced,
+        )
 
     return context

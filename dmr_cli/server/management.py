@@ -87,7 +87,7 @@ class Parts:
                 catalog=self.catalog,
                 scheduler=self.scheduler,
                 clock=self.clock,
-                servable=lambda name, mode: self.inference.plan(name, mode, None),
+                servable=lambda name, mode: self.inference.servable(self.inference.plan(name, mode, None)),
             ),
             explaining=ExplainingService(
                 inference=self.inference,
@@ -95,6 +95,7 @@ class Parts:
                 backends=self.backends,
                 scheduler=self.scheduler,
                 keep_alive=settings.keep_alive,
+                accelerator=self.inference.acceleration.accelerator,
                 keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip("\"' ")),
             ),
             metrics_page=MetricsPage(

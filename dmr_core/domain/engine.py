@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from dmr_core.domain.acceleration import EngineProgram, GpuRequirement
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import InvalidConfigurationError
@@ -50,8 +51,8 @@ class Speculative:
 class EngineConfig:
     """Settings of one model under one mode; everything unset is the engine's own choice.
 
-    ``concurrency`` is how many requests one runner answers at once. ``sections`` holds what only one backend understands, by the backend's JSON name (``vllm``,
-    ``llamacpp``); that backend's plugin checks and renders it.
+    ``concurrency`` is how many requests one runner answers at once, ``require`` where it must compute. ``sections`` holds what
+    only one backend understands, by the backend's JSON name (``vllm``, ``llamacpp``); that backend's plugin checks and renders it.
     """
 
     context_size: int | None = None
@@ -59,11 +60,14 @@ class EngineConfig:
     speculative: Speculative | None = None
     keep_alive: KeepAlive | None = None
     concurrency: int | None = None
+    require: GpuRequirement | None = None
     sections: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     def launches_like(self, other: EngineConfig) -> bool:
         """Whether an engine started with ``other`` need not be restarted to have these settings."""
-        mine = attrs.evolve(self, keep_alive=None, concurrency=None)
+        # Where it computes is looked at when it starts, so only a requirement that is given up needs no new start.
+        require = other.require if self.require in (None, GpuRequirement.NONE) else self.require
+        mine = attrs.evolve(self, keep_alive=None, concurrency=None, require=require)
         return mine == attrs.evolve(other, keep_alive=None, concurrency=None)
 
 
@@ -91,10 +95,11 @@ class BackendState(StrEnum):
 
 @attrs.frozen
 class BackendStatus:
-    """Whether a backend can be used, and what it is."""
+    """Whether a backend can be used, and what it is. ``program`` is what would be started, if that is a program."""
 
     state: BackendState
     detail: str = ""
+    program: EngineProgram | None = attrs.field(default=None, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.state}: {self.detail}" if self.detail else str(self.state)

@@ -1,6 +1,7 @@
 """Engine settings as a JSON document: written, read, and merged.
 
-Keys are the reference's, hyphens and underscores mixed as they are on its wire, and ``max-concurrency``, which is ours.
+Keys are the reference's, hyphens and underscores mixed as they are on its wire, and ``max-concurrency`` and
+``require``, which are ours.
 A document changes another by RFC 7396 (JSON Merge Patch): what is absent stays, ``null`` removes, objects merge.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from dmr_core.domain.acceleration import GpuRequirement
 from dmr_core.domain.engine import EngineConfig, Speculative
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import InvalidConfigurationError
@@ -18,7 +20,7 @@ __all__ = ["SECTIONS", "engine_document", "merged", "read_engine_document"]
 SECTIONS: Final = ("vllm", "llamacpp")
 """Keys of settings that only one backend understands, of those the reference has; a plugin may have one of its own."""
 
-_KNOWN: Final = frozenset({"context-size", "runtime-flags", "speculative", "keep_alive", "max-concurrency"})
+_KNOWN: Final = frozenset({"context-size", "runtime-flags", "speculative", "keep_alive", "max-concurrency", "require"})
 _SPECULATIVE: Final = frozenset({"draft_model", "num_tokens", "min_acceptance_rate"})
 _MOST: Final = 2**31 - 1
 
@@ -41,6 +43,8 @@ def engine_document(config: EngineConfig) -> dict[str, Any]:
         document["keep_alive"] = str(config.keep_alive)
     if config.concurrency is not None:
         document["max-concurrency"] = config.concurrency
+    if config.require is not None:
+        document["require"] = config.require.value
     document.update({name: dict(section) for name, section in config.sections.items()})
     return document
 
@@ -66,6 +70,7 @@ def read_engine_document(document: Mapping[str, Any]) -> EngineConfig:
         speculative=_speculative(document.get("speculative")),
         keep_alive=KeepAlive.parse(keep_alive) if keep_alive else None,
         concurrency=_integer(document, "max-concurrency", 1),
+        require=None if document.get("require") is None else GpuRequirement.parse(document["require"]),
         sections=_sections(document),
     )
 

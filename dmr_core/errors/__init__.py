@@ -50,11 +50,13 @@ from dmr_core.errors.conditions import (
     UpstreamError,
 )
 from dmr_core.errors.engines import (
+    AcceleratorMissingError,
     EngineBackoffError,
     EngineCrashedError,
     EngineExitedError,
     EngineFlagError,
     EngineKilledError,
+    EngineNotAcceleratedError,
     EngineOutOfMemoryError,
     EngineStartTimeoutError,
     EngineUnresponsiveError,
@@ -64,6 +66,7 @@ from dmr_core.errors.engines import (
 )
 
 __all__ = [
+    "AcceleratorMissingError",
     "AnswerViolationError",
     "ApiKeyError",
     "BackendInstallError",
@@ -79,6 +82,7 @@ __all__ = [
     "EngineExitedError",
     "EngineFlagError",
     "EngineKilledError",
+    "EngineNotAcceleratedError",
     "EngineOutOfMemoryError",
     "EngineStartTimeoutError",
     "EngineUnresponsiveError",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dmr_core.errors.conditions import DeadlineError, DmrError, UnavailableError, UpstreamError
+from dmr_core.errors.conditions import DeadlineError, DmrError, PreconditionError, UnavailableError, UpstreamError
 
 __all__ = [
+    "AcceleratorMissingError",
     "EngineBackoffError",
     "EngineCrashedError",
     "EngineExitedError",
     "EngineFlagError",
     "EngineKilledError",
+    "EngineNotAcceleratedError",
     "EngineOutOfMemoryError",
     "EngineStartTimeoutError",
     "EngineUnresponsiveError",
@@ -75,6 +77,18 @@ class EngineUnusableError(EngineExitedError):
     """An engine's program is there and cannot run on this machine."""
 
     code = "engine_unusable"
+
+
+class AcceleratorMissingError(PreconditionError):
+    """A model is required to compute on an accelerator, and there is none that could be used."""
+
+    code = "accelerator_missing"
+
+
+class EngineNotAcceleratedError(EngineExitedError):
+    """An engine put a model on the CPU, or part of it, that is required to be on an accelerator. It was stopped for that."""
+
+    code = "engine_not_accelerated"
 
 
 class EngineKilledError(EngineExitedError):

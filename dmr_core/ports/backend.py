@@ -12,6 +12,7 @@ from dmr_core.domain.artifact import Format
 from dmr_core.domain.capability import Capabilities, Dialect
 from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.flags import FlagTable
+from dmr_core.domain.gpu import GpuDevice
 from dmr_core.domain.reference import Reference
 from dmr_core.errors import PluginError
 from dmr_core.ports.engine import Engine
@@ -41,12 +42,15 @@ class EngineContext:
     """What an engine is built with: the ports it may use, and the settings that are its own.
 
     ``environment`` holds only the variables the backend's spec names; ``variant`` is the accelerator
-    to use (``cpu``, ``cuda`` …).
+    to use (``cpu``, ``cuda`` …), ``devices`` what was seen of it when the service started, and ``forced`` says that the
+    operator chose it.
     """
 
     processes: ProcessSupervisor
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     variant: str = "cpu"
+    devices: tuple[GpuDevice, ...] = ()
+    forced: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import attrs
 
+from dmr_core.domain.acceleration import Placement
 from dmr_core.domain.diagnosis import out_of_memory
 from dmr_core.domain.engine import BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.memory import Footprint, Memory
@@ -84,6 +85,15 @@ class RunningEngine(Protocol):
 
     def tail(self) -> str:
         """The end of its output so far, redacted."""
+        return ""
+
+    def placement(self) -> Placement | None:
+        """Where it put the model, once it is ready; ``None`` where that cannot be told, or not yet."""
+        return None
+
+    @property
+    def warning(self) -> str:
+        """What people should know of how it runs; empty if all is well."""
         return ""
 
     async def memory(self) -> Footprint | None:
@@ -172,12 +182,16 @@ class Engine(Protocol):
 
 @attrs.frozen
 class EngineProcess(RunningEngine):
-    """A running engine that is one supervised process; what most engines return from ``start``."""
+    """A running engine that is one supervised process; what most engines return from ``start``.
+
+    ``reads_placement`` finds in its output where it put the model.
+    """
 
     backend: str
     process: SupervisedProcess
     listens: Endpoint
     command: tuple[str, ...] = ()
+    reads_placement: Callable[[str], Placement | None] | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -197,6 +211,10 @@ class EngineProcess(RunningEngine):
     def tail(self) -> str:
         """See :class:`RunningEngine`."""
         return self.process.tail()
+
+    def placement(self) -> Placement | None:
+        """See :class:`RunningEngine`."""
+        return self.reads_placement(self.process.tail()) if self.reads_placement is not None else None
 
     async def memory(self) -> Footprint | None:
         """See :class:`RunningEngine`."""

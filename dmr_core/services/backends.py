@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from dmr_core.domain.acceleration import EngineProgram
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.model import Model
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
@@ -121,6 +122,10 @@ class BackendService:
             return self._backends[name]
         except KeyError:
             raise BackendNotFoundError(name) from None
+
+    def program(self, name: str) -> EngineProgram | None:
+        """The program a backend's engines are, as last seen; ``None`` where that is not known."""
+        return self._installers[self.get(name).name].state.status.program
 
     async def refresh(self) -> None:
         """Look again which engines are installed; choosing goes by what was seen last."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from dmr_core.domain.acceleration import Accelerator, GpuRequirement
 from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
 from dmr_core.domain.engine_document import engine_document
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
@@ -25,6 +26,7 @@ __all__ = ["ExplainingService", "Explanation", "RunningExplanation", "needs_rest
 _CONTEXT: Final = "context-size"
 _KEEP_ALIVE: Final = "keep_alive"
 _CONCURRENCY: Final = "max-concurrency"
+_REQUIRE: Final = "require"
 _HIDDEN: Final = "***"
 
 
@@ -62,6 +64,7 @@ class ExplainingService:
     scheduler: Scheduler
     keep_alive: KeepAlive
     keep_alive_set: bool = False
+    accelerator: Accelerator = attrs.field(factory=Accelerator)
 
     async def explain(self, name: str, mode: EngineMode, backend: str | None = None) -> Explanation:
         """How a model is, or would be, loaded. Unpacks it, as loading would; starts nothing.
@@ -114,6 +117,12 @@ class ExplainingService:
         if config.concurrency is not None:
             claims.append(Claim(str(config.concurrency), Source.CONFIGURATION))
         yield decide(_CONCURRENCY, claims)
+        claims = [Claim(GpuRequirement.NONE.value, Source.DEFAULT)]
+        if config.require is not None:
+            claims.append(Claim(config.require.value, Source.CONFIGURATION))
+        yield decide(_REQUIRE, claims)
+        source = Source.ENVIRONMENT if self.accelerator.forced else Source.RUNNER
+        yield decide("accelerator", [Claim(self.accelerator.variant, source, self.accelerator.reason)])
 
 
 def needs_restart(arguments: Sequence[Argument], argv: Sequence[str]) -> bool:
@@ -148,7 +157,7 @@ def _of_config(request: LaunchRequest) -> Iterator[Setting]:
         if name == _CONTEXT and packaged is not None:
             artifact = Claim(str(packaged), Source.ARTIFACT, "context_size")
             claims = [artifact] if _CONTEXT in request.packaged else [artifact, *claims]
-        if name not in (_KEEP_ALIVE, _CONCURRENCY):
+        if name not in (_KEEP_ALIVE, _CONCURRENCY, _REQUIRE):
             yield decide(name, claims)
 
 

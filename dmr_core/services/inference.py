@@ -16,6 +16,7 @@ from dmr_core.domain.memory import Memory
 from dmr_core.domain.model import Model
 from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
 from dmr_core.ports.config_store import ConfigKey
+from dmr_core.services.acceleration import AccelerationService
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
@@ -63,6 +64,7 @@ class InferenceService:
     keep_alive: KeepAlive
     memory: MemoryService | None = None
     configuration: ConfigurationService = attrs.field(factory=ConfigurationService)
+    acceleration: AccelerationService = attrs.field(factory=AccelerationService)
     _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
     _underway: Underway = attrs.field(factory=Underway)
     _changing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
@@ -96,6 +98,15 @@ class InferenceService:
         self._plans[name, mode, backend, lenient] = (model, plan)
         return plan
 
+    def servable(self, plan: Plan) -> None:
+        """Refuse what could not compute where it must; :meth:`lease` does so before it loads anything.
+
+        Raises as :meth:`AccelerationService.admit`.
+        """
+        backend = plan.key.backend
+        required = self.configuration.effective(_config_key(plan.key)).require
+        self.acceleration.admit(plan.alias, required, backend, self.backends.program(backend))
+
     async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None, patient: bool = False) -> Lease:
         """A lease on the runner of ``plan``, loading it, and installing its engine, if need be.
 
@@ -121,6 +132,7 @@ class InferenceService:
 
     async def _load(self, plan: Plan, keep_alive: KeepAlive | None, wait: float | None) -> Lease:
         await self.backends.ready(plan.key.backend)
+        self.servable(plan)
         key = _config_key(plan.key)
         config = self.configuration.effective(key)
         launch = Launch(

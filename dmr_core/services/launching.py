@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from dmr_core.domain.acceleration import GpuRequirement, Placement
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.errors import (
@@ -24,6 +25,7 @@ from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import LaunchRequest, RunningEngine
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.transport import Transport
+from dmr_core.services.acceleration import AccelerationService
 from dmr_core.services.backends import Backend, BackendService
 from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.scheduling.state import Launch
@@ -38,6 +40,8 @@ _PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
 _LONG_START: Final = 30.0
 _PROBE_TIMEOUT: Final = 5.0
+_TELLING: Final = 1.0
+"""Seconds in which an engine that is ready has printed where it put the model: some write their log in a thread of its own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,6 +59,7 @@ class LaunchingService:
     start_timeout: float = 600.0
     grace: float = 5.0
     health_interval: float = 0.0
+    acceleration: AccelerationService = attrs.field(factory=AccelerationService)
 
     async def launch(self, key: RunnerKey, launch: Launch) -> RunningEngine:
         """Start an engine for ``key`` and return once it answers its health probe.
@@ -79,6 +84,7 @@ class LaunchingService:
             )
             try:
                 await self._ready(engine)
+                engine.warning = await self._placed_right(engine, request)
             except BaseException:
                 # Cancellation included: the engine is ours until it has been handed over.
                 await self._take_down(engine)
@@ -159,6 +165,23 @@ class LaunchingService:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _placed_right(self, engine: WatchedEngine, request: LaunchRequest) -> str:
+        """What there is to warn of. Raises as :meth:`AccelerationService.verify`."""
+        required = request.config.require
+        placement = await self._placement(engine, patient=required not in (None, GpuRequirement.NONE))
+        warning = await self.acceleration.verify(request.alias, required, engine.backend, placement)
+        if warning:
+            _log.warning("%s: %s", request.alias, warning)
+        return warning
+
+    async def _placement(self, engine: WatchedEngine, *, patient: bool) -> Placement | None:
+        placement, waited = engine.placement(), 0.0
+        while placement is None and patient and waited < _TELLING:
+            await self.clock.sleep(_PAUSE)
+            waited += _PAUSE
+            placement = engine.placement()
+        return placement
 
     async def _probe_until_healthy(self, engine: WatchedEngine) -> None:
         probe = HealthProbe(self.transport, engine.endpoint, engine.kind.health_path)

@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 
 import attrs
 
+from dmr_core.domain.acceleration import Placement
 from dmr_core.domain.diagnosis import explain_end
 from dmr_core.domain.memory import Footprint
 from dmr_core.errors import DeadlineError, DmrError, EngineExitedError, EngineUnresponsiveError, UpstreamError
@@ -86,6 +87,9 @@ class WatchedEngine(RunningEngine):
     interval: float
     kept: AsyncExitStack = attrs.field(factory=AsyncExitStack)
     """What is let go once the engine is gone."""
+    placed: Placement | None = None
+    """Where it put the model, as it said when it was ready: its output goes on, and forgets."""
+    warning: str = ""
     _watch: asyncio.Task[None] | None = None
     _silence: asyncio.Future[EngineExitedError] = attrs.field(
         init=False, factory=lambda: asyncio.get_running_loop().create_future()
@@ -109,6 +113,15 @@ class WatchedEngine(RunningEngine):
     def tail(self) -> str:
         """See :class:`RunningEngine`."""
         return self.engine.tail()
+
+    def placement(self) -> Placement | None:
+        """See :class:`RunningEngine`. Kept, if it was told once."""
+        if self.placed is None:
+            try:
+                self.placed = self.engine.placement()
+            except Exception:  # a plugin's code: what it cannot tell is not known
+                _log.exception("%s cannot tell where it computes", self.backend)
+        return self.placed
 
     async def memory(self) -> Footprint | None:
         """See :class:`RunningEngine`."""

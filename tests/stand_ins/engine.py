@@ -8,6 +8,8 @@ beside the program, since engines get no environment of ours (see ``standin_inst
 =================  ======================================================================
 ``starts``         a file to which each start appends a line of JSON: pid, argv
 ``message``        printed on stderr at start, and again when it crashes
+``verbose``        printed on stderr at start with ``--verbosity 4`` alone
+``version``        what ``--version`` prints
 ``exit_code``      exit with this at once
 ``start_delay``    seconds before it listens
 ``load_delay``     seconds for which ``/health`` then answers 503
@@ -40,13 +42,21 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-_VALUED = {"-m": "model", "--model": "model", "-a": "alias", "--alias": "alias", "--host": "host", "--port": "port"}
+_VALUED = {
+    "-m": "model",
+    "--model": "model",
+    "-a": "alias",
+    "--alias": "alias",
+    "--host": "host",
+    "--port": "port",
+    "--verbosity": "verbosity",
+}
 
 
 def main(argv: list[str]) -> None:
     """Serve until killed, or fail as configured."""
     if "--version" in argv:
-        print("version: 1 (standin)")
+        print(_config().get("version", "version: 1 (standin)"), file=sys.stderr)
         return
     options = _options(argv)
     config = _config()
@@ -57,6 +67,8 @@ def main(argv: list[str]) -> None:
     if config.get("ignore_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _print(config)
+    if options.get("verbosity") == "4" and "verbose" in config:
+        print(config["verbose"], file=sys.stderr, flush=True)
     if "exit_code" in config:
         sys.exit(config["exit_code"])
     model = options.get("model")

@@ -12,7 +12,14 @@ from starlette.responses import Response, StreamingResponse
 
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
-from dmr_adapters.http.rest_json import InstallBody, backend_json, decode, json_response, progress_line
+from dmr_adapters.http.rest_json import (
+    InstallBody,
+    accelerator_json,
+    backend_json,
+    decode,
+    json_response,
+    progress_line,
+)
 from dmr_adapters.http.services import Services
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
 from dmr_core.errors import (
@@ -44,7 +51,18 @@ class BackendsApi:
 
     async def list(self, _request: Request) -> Response:
         """``GET /dmr/v1/backends``: the same with everything known about each."""
-        return json_response({"backends": [backend_json(view) for view in await self._services.backends.views()]})
+        services = self._services
+        return json_response(
+            {
+                "backends": [backend_json(view) for view in await services.backends.views()],
+                "accelerator": accelerator_json(services.accelerator, services.detections),
+                "warnings": [
+                    {"model": view.alias, "backend": view.key.backend, "text": view.warning}
+                    for view in services.scheduler.runners()
+                    if view.warning
+                ],
+            }
+        )
 
     async def install(self, request: Request) -> Response:
         """``POST /engines/install-backend``: answers when it is done; whoever accepts JSON gets lines of progress."""

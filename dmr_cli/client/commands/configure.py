@@ -26,10 +26,12 @@ _SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "speculative": ("speculative",),
     "keep-alive": ("keep_alive",),
     "max-concurrency": ("max-concurrency",),
+    "require": ("require",),
     "hf-overrides": ("vllm", "hf-overrides"),
     "gpu-memory-utilization": ("vllm", "gpu-memory-utilization"),
     "reasoning-budget": ("llamacpp", "reasoning-budget"),
 }
+_REQUIRE: Final = ("gpu", "all-layers", "none")
 _THINK: Final = {"true": "--think", "t": "--think", "1": "--think", "false": "--no-think", "f": "--no-think"}
 _mode: Final = click.option(
     "--mode", type=click.Choice(_MODES, case_sensitive=False), help="Settings for this use of the model."
@@ -96,6 +98,7 @@ def configure() -> None:
     epilog=examples(
         "dmr configure set --context-size 8192 smollm2",
         "dmr configure set --mode embedding --max-concurrency 4 smollm2",
+        "dmr configure set --require gpu smollm2",
         "dmr configure set --speculative-draft-model smollm2:135M smollm2",
         "dmr configure set smollm2 -- --temp 0.2",
     ),
@@ -108,6 +111,11 @@ def configure() -> None:
     "--keep-alive", metavar="TIME", help="How long it stays in memory unused: 5m, 1h30m, 0 for not at all, -1 for ever."
 )
 @click.option("--max-concurrency", type=click.IntRange(1), metavar="N", help="Most requests it answers at once.")
+@click.option(
+    "--require",
+    type=click.Choice(_REQUIRE, case_sensitive=False),
+    help="Where it must compute: at least partly on a GPU, with every layer, or anywhere. What cannot be is an error.",
+)
 @click.option("--speculative-draft-model", metavar="MODEL", help="A small model that guesses ahead; it must be pulled.")
 @click.option("--speculative-num-tokens", type=click.IntRange(0), metavar="N", help="Most tokens to guess ahead.")
 @click.option(
@@ -226,6 +234,7 @@ def _change(given: Mapping[str, Any], flags: list[str] | None) -> dict[str, Any]
         (("context-size",), given["context_size"]),
         (("keep_alive",), given["keep_alive"]),
         (("max-concurrency",), given["max_concurrency"]),
+        (("require",), given["require"]),
         (("speculative", "draft_model"), given["speculative_draft_model"]),
         (("speculative", "num_tokens"), given["speculative_num_tokens"]),
         (("speculative", "min_acceptance_rate"), given["speculative_min_acceptance_rate"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from dmr_cli.client.names import display, short_id
 
 __all__ = ["ps", "until"]
 
-_HEADINGS: Final = ("MODEL NAME", "BACKEND", "MODE", "MEMORY", "UNTIL")
+_HEADINGS: Final = ("MODEL NAME", "BACKEND", "MODE", "PROCESSOR", "MEMORY", "UNTIL")
 _DEFAULT_KEEP_ALIVE: Final = 300.0
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -28,7 +29,10 @@ _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def ps(invocation: Invocation, *, as_json: bool) -> None:
-    """List the models in memory, and until when each stays if nobody uses it."""
+    """List the models in memory, where each computes, and until when it stays if nobody uses it.
+
+    PROCESSOR is what the engine reported; a model that is on the CPU although there is a GPU is warned of, with the reason.
+    """
     runners = invocation.api().fetch_list("/engines/ps")
     if as_json:
         render.echo_json(runners)
@@ -37,12 +41,23 @@ def ps(invocation: Invocation, *, as_json: bool) -> None:
     rows = [_row(entry, now) for entry in runners]
     rows.sort(key=lambda row: (row[0].lower(), row))
     render.echo_table(_HEADINGS, rows)
+    for entry in runners:
+        if warning := entry.get("warning"):
+            print(f"Warning: {_name(entry)}: {warning}", file=sys.stderr)
 
 
 def _row(entry: dict[str, Any], now: float) -> tuple[str, ...]:
     memory = entry.get("memory")
     size = render.size(memory) if isinstance(memory, int) else ""
-    return _name(entry), str(entry.get("backend_name") or ""), str(entry.get("mode") or ""), size, until(entry, now)
+    processor = str(entry.get("processor") or "")
+    return (
+        _name(entry),
+        str(entry.get("backend_name") or ""),
+        str(entry.get("mode") or ""),
+        processor,
+        size,
+        until(entry, now),
+    )
 
 
 def _name(entry: dict[str, Any]) -> str:

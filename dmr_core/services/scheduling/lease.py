@@ -8,6 +8,7 @@ from typing import Self
 
 import attrs
 
+from dmr_core.domain.acceleration import Placement
 from dmr_core.domain.engine import RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import Footprint, Memory
@@ -40,7 +41,7 @@ class RunnerView:
 
     ``since`` (of the phase) and ``idle_since`` are monotonic seconds, ``load_seconds`` is ``None`` until it is ready;
     ``argv``, ``pid`` and ``endpoint`` are empty until then too. ``needs`` is what is reserved for it, ``footprint``
-    what it was last seen to use.
+    what it was last seen to use, ``placement`` where it computes, as far as it tells, and ``warning`` what is wrong with that.
     """
 
     id: int
@@ -57,6 +58,8 @@ class RunnerView:
     endpoint: Endpoint | None = None
     needs: Memory = attrs.field(factory=Memory)
     footprint: Footprint | None = None
+    placement: Placement | None = None
+    warning: str = ""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -132,4 +135,6 @@ def view_of(runner: Runner, handle: Handle) -> RunnerView:
         endpoint=engine.endpoint if engine else None,
         needs=runner.reserved,
         footprint=handle.footprint,
+        placement=engine.placement() if engine else None,
+        warning=engine.warning if engine else "",
     )

@@ -14,7 +14,12 @@ from dmr_core.errors import DmrError, EngineExitedError
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "errors.md"
 ROW = re.compile(r"^\| `(?P<code>\w+)` \| (?P<status>\d{3}) \| (?P<what>[^|]+) \| (?P<next>[^|]+) \|$", re.MULTILINE)
-OTHERS = (errors.BackendNotInstalledError, errors.EngineStartTimeoutError, errors.EngineBackoffError)
+OTHERS = (
+    errors.BackendNotInstalledError,
+    errors.EngineStartTimeoutError,
+    errors.EngineBackoffError,
+    errors.AcceleratorMissingError,
+)
 
 
 def _kinds(kind: type[EngineExitedError]) -> Iterator[type[EngineExitedError]]:

@@ -132,14 +132,15 @@ def test_ps_is_a_table(server: CannedServer, dmr: Dmr) -> None:
             "mode": "completion",
             "in_use": True,
             "memory": 123_456_789,
+            "processor": "CUDA0 (33 of 33 layers)",
         },
     ]
     server.on("GET", "/engines/ps", runners)
 
     expected = (
-        "MODEL NAME    BACKEND    MODE        MEMORY    UNTIL\n"
-        "0123456789ab  vllm       embedding             Loading...\n"
-        "smollm2       llama.cpp  completion  123.46MB  5 minutes from now\n"
+        "MODEL NAME    BACKEND    MODE        PROCESSOR                MEMORY    UNTIL\n"
+        "0123456789ab  vllm       embedding                                      Loading...\n"
+        "smollm2       llama.cpp  completion  CUDA0 (33 of 33 layers)  123.46MB  5 minutes from now\n"
     )
     assert (0, expected, "") == dmr("ps")
     assert runners == json.loads(dmr("ps", "--json").out)
