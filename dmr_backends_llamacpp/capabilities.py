@@ -54,6 +54,8 @@ CAPABILITIES: Final = Capabilities(
     values={
         # A tool by its name is taken for no choice at all.
         "/v1/chat/completions": {"tool_choice": frozenset({b'"auto"', b'"required"', b'"none"', b"null"})},
+        # Its last event has the usage whether that is asked for or not.
+        "/v1/completions": {"stream_options": frozenset({b'{"include_usage":true}', b"null"})},
         "/v1/messages": {"tool_choice": frozenset({b'{"type":"auto"}', b"null"})},
     },
     counter=TokenCounter.TEMPLATE,
