@@ -34,7 +34,7 @@ BASE: dict[str, dict[str, Any]] = {
     EMBEDDINGS: {"model": MODEL, "input": "hi"},
     RERANK: {"model": MODEL, "query": "a", "documents": ["b", "c"]},
 }
-WRONG = ({"x": []}, "zz", -7.5, [[{}]], True)
+WRONG: tuple[Any, ...] = ({"x": []}, "zz", -7.5, [[{}]], True)
 # What shows an effect where no value is refused: the rest of the request, and a value.
 SHOWN: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     (CHAT, "response_format"): ({}, {"type": "json_object"}),

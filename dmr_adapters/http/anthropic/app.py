@@ -66,7 +66,7 @@ class AnthropicApp:
                 content = await read_body(receive, self._limit)
                 if route.backend is not None:
                     self._services.backends.get(route.backend)
-                body = _decoded(content)
+                body = _decoded(content, allow_remote_media=self._services.settings.allow_remote_media)
                 exchange.name = body.model
                 if body.keep_alive is not None:
                     exchange.keep_alive = read_keep_alive(body.keep_alive)
@@ -95,7 +95,9 @@ class AnthropicApp:
                 exchange.demand(body)
             return content
         chat = self._honoured.of(plan.key.backend, _CHAT)
-        made = translate(read_request(content), body.fields, chat.takes)
+        made = translate(
+            read_request(content), body.fields, chat.takes, remote_media=self._services.settings.allow_remote_media
+        )
         exchange.translated()
         if counting:
             exchange.counting = True
@@ -122,13 +124,14 @@ class AnthropicApp:
         await response(scope, receive, send)
 
 
-def _decoded(content: bytes) -> Body:
+def _decoded(content: bytes, *, allow_remote_media: bool) -> Body:
     """As :func:`decode_body`, with the words this dialect's clients know."""
     try:
-        return decode_body(content)
+        return decode_body(content, allow_remote_media=allow_remote_media)
     except InvalidRequestError as exc:
         if exc.message == "model is required":
             raise InvalidRequestError("Missing required field: model", param="model") from exc
-        if isinstance(exc.__cause__, msgspec.ValidationError):
-            raise
-        raise InvalidRequestError(f"Invalid JSON in request body: {exc.message}") from exc
+        cause = exc.__cause__
+        if isinstance(cause, msgspec.DecodeError) and not isinstance(cause, msgspec.ValidationError):
+            raise InvalidRequestError(f"Invalid JSON in request body: {cause}") from exc
+        raise

@@ -24,6 +24,7 @@ from dmr_adapters.http.anthropic.document import (
     Tool,
     ToolResult,
     ToolUse,
+    UrlSource,
     decode_messages,
 )
 from dmr_adapters.http.fidelity import INERT, Fidelity
@@ -66,18 +67,23 @@ def read_request(content: bytes) -> MessagesRequest:
 
 
 def translate(
-    request: MessagesRequest, fields: Mapping[str, msgspec.Raw], honours: Callable[[str], bool] = lambda _field: True
+    request: MessagesRequest,
+    fields: Mapping[str, msgspec.Raw],
+    honours: Callable[[str], bool] = lambda _field: True,
+    *,
+    remote_media: bool = False,
 ) -> Translation:
     """The chat completion that asks for the same.
 
     ``fields`` are those at the top of the body. ``honours`` tells which fields of a chat completion the engine
     honours; what it does not is left out, and noted. Fields Anthropic does not have go to an engine that knows them.
+    ``remote_media`` lets the engine fetch pictures from the addresses that are named.
 
     Raises:
         InvalidRequestError: a part of it cannot be put into a chat; says which.
     """
     fidelity = Fidelity()
-    chat: Json = {"model": request.model, "messages": _messages(request, fidelity)}
+    chat: Json = {"model": request.model, "messages": _Turns(fidelity, remote_media).of(request)}
 
     def put(field: str, value: object, origin: str) -> None:
         if value is None:
@@ -87,7 +93,7 @@ def translate(
         else:
             fidelity.ignored.append(origin)
 
-    put("max_tokens", _length(request, fidelity), "max_tokens")
+    put("max_tokens", _length(request), "max_tokens")
     put("temperature", request.temperature, "temperature")
     put("top_p", request.top_p, "top_p")
     put("top_k", request.top_k, "top_k")
@@ -113,15 +119,10 @@ def translate(
     return Translation(chat, fidelity)
 
 
-def _length(request: MessagesRequest, fidelity: Fidelity) -> int | None:
+def _length(request: MessagesRequest) -> int | None:
     length = request.max_tokens
-    if length is None:
-        return None
-    if length < 1:
-        raise InvalidRequestError("max_tokens: must be at least 1", param="max_tokens")
-    if length > _MAX_INT:
-        fidelity.clamped["max_tokens"] = str(_MAX_INT)
-        return _MAX_INT
+    if length is not None and not 1 <= length <= _MAX_INT:
+        raise InvalidRequestError(f"max_tokens: must be from 1 to {_MAX_INT}", param="max_tokens")
     return length
 
 
@@ -206,25 +207,118 @@ def _output(request: MessagesRequest, put: Callable[[str, object, str], None]) -
         put("reasoning_effort", config.effort, "output_config.effort")
 
 
-def _messages(request: MessagesRequest, fidelity: Fidelity) -> list[Json]:
-    found: list[Json] = []
-    if request.system:
-        system = request.system
-        text = system if isinstance(system, str) else "\n".join(block.text for block in system)
-        found.append({"role": "system", "content": text})
-    for index, message in enumerate(request.messages):
-        where = f"messages[{index}]"
-        if message.role == "assistant":
-            found.append(_assistant(message, where, fidelity))
-        elif message.role == "user":
-            found.extend(_user(message, where, fidelity))
-        elif message.role == "system":
-            found.append({"role": "system", "content": _words(message, where)})
+@attrs.frozen
+class _Turns:
+    """The turns of a conversation as messages of a chat."""
+
+    fidelity: Fidelity
+    remote_media: bool
+
+    def of(self, request: MessagesRequest) -> list[Json]:
+        found: list[Json] = []
+        if request.system:
+            system = request.system
+            text = system if isinstance(system, str) else "\n".join(block.text for block in system)
+            found.append({"role": "system", "content": text})
+        for index, message in enumerate(request.messages):
+            where = f"messages[{index}]"
+            if message.role == "assistant":
+                found.append(self._assistant(message, where))
+            elif message.role == "user":
+                found.extend(self._user(message, where))
+            elif message.role == "system":
+                found.append({"role": "system", "content": _words(message, where)})
+            else:
+                raise InvalidRequestError(
+                    f"{where}.role: {message.role[:100]!r} is neither 'user' nor 'assistant'", param="messages"
+                )
+        return found
+
+    def _assistant(self, message: Message, where: str) -> Json:
+        if isinstance(message.content, str):
+            return {"role": "assistant", "content": message.content}
+        text, thoughts, calls = [], [], []
+        for index, block in enumerate(message.content):
+            if isinstance(block, Text):
+                text.append(block.text)
+            elif isinstance(block, Thinking):
+                thoughts.append(block.thinking)
+            elif isinstance(block, ToolUse):
+                function = {"name": block.name, "arguments": orjson.dumps(block.input).decode()}
+                calls.append({"id": block.id, "type": "function", "function": function})
+            elif isinstance(block, RedactedThinking):
+                self.fidelity.ignored.append(f"{where}.content[{index}]")
+            else:
+                raise _misplaced(block, f"{where}.content[{index}]", "assistant")
+        turn: Json = {"role": "assistant", "content": "".join(text) if text or not calls else None}
+        if thoughts:
+            turn["reasoning_content"] = "".join(thoughts)
+        if calls:
+            turn["tool_calls"] = calls
+        return turn
+
+    def _user(self, message: Message, where: str) -> Iterator[Json]:
+        """Results of tools are messages of their own, and come first; the rest of the turn follows."""
+        if isinstance(message.content, str):
+            yield {"role": "user", "content": message.content}
+            return
+        parts: list[Json] = []
+        for index, block in enumerate(message.content):
+            place = f"{where}.content[{index}]"
+            if isinstance(block, ToolResult):
+                text, media = self._result(block, place)
+                yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
+                parts.extend(media)  # a tool's message has text alone
+            elif isinstance(block, Text | Image | Document):
+                parts.append(self._part(block, place))
+            else:
+                raise _misplaced(block, place, "user")
+        if parts and all(part["type"] == "text" for part in parts):
+            yield {"role": "user", "content": "\n".join(part["text"] for part in parts)}
+        elif parts:
+            yield {"role": "user", "content": parts}
+
+    def _result(self, block: ToolResult, where: str) -> tuple[str, list[Json]]:
+        if block.content is None or isinstance(block.content, str):
+            parts: list[Json] = [{"type": "text", "text": block.content or ""}]
+        else:
+            parts = [self._part(part, f"{where}.content[{i}]") for i, part in enumerate(block.content)]
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        if block.is_error:
+            self.fidelity.emulated.append(f"{where}.is_error")
+            text = f"Error: {text}" if text else "Error"
+        return text, [part for part in parts if part["type"] != "text"]
+
+    def _part(self, block: Text | Image | Document, where: str) -> Json:
+        if isinstance(block, Text):
+            return {"type": "text", "text": block.text}
+        if isinstance(block, Document):
+            return {"type": "text", "text": self._plain(block, where)}
+        source = block.source
+        if isinstance(source, UrlSource) and self.remote_media:
+            return {"type": "image_url", "image_url": {"url": source.url}}
+        if not isinstance(source, Base64Source):
+            raise InvalidRequestError(
+                f"{where}.source: pictures have to be in the request, with the type 'base64'; nothing is fetched for a client",
+                param="messages",
+            )
+        if not source.media_type.startswith("image/"):
+            raise InvalidRequestError(f"{where}.source.media_type: is no picture's", param="messages")
+        _decoded(source.data, where)
+        return {"type": "image_url", "image_url": {"url": f"data:{source.media_type};base64,{source.data}"}}
+
+    def _plain(self, block: Document, where: str) -> str:
+        source = block.source
+        if isinstance(source, TextSource):
+            text = source.data
+        elif isinstance(source, Base64Source) and source.media_type in _TEXT_TYPES:
+            text = _decoded(source.data, where).decode("utf-8", "replace")
         else:
             raise InvalidRequestError(
-                f"{where}.role: {message.role[:100]!r} is neither 'user' nor 'assistant'", param="messages"
+                f"{where}.source: only plain text can be given to this engine as a document", param="messages"
             )
-    return found
+        self.fidelity.emulated.append(where)
+        return "\n".join(part for part in (block.title, block.context, text) if part)
 
 
 def _words(message: Message, where: str) -> str:
@@ -233,95 +327,6 @@ def _words(message: Message, where: str) -> str:
     if not all(isinstance(block, Text) for block in message.content):
         raise InvalidRequestError(f"{where}.content: the role 'system' has text alone", param="messages")
     return "\n".join(block.text for block in message.content if isinstance(block, Text))
-
-
-def _assistant(message: Message, where: str, fidelity: Fidelity) -> Json:
-    if isinstance(message.content, str):
-        return {"role": "assistant", "content": message.content}
-    text, thoughts, calls = [], [], []
-    for index, block in enumerate(message.content):
-        if isinstance(block, Text):
-            text.append(block.text)
-        elif isinstance(block, Thinking):
-            thoughts.append(block.thinking)
-        elif isinstance(block, ToolUse):
-            function = {"name": block.name, "arguments": orjson.dumps(block.input).decode()}
-            calls.append({"id": block.id, "type": "function", "function": function})
-        elif isinstance(block, RedactedThinking):
-            fidelity.ignored.append(f"{where}.content[{index}]")
-        else:
-            raise _misplaced(block, f"{where}.content[{index}]", "assistant")
-    turn: Json = {"role": "assistant", "content": "".join(text) if text or not calls else None}
-    if thoughts:
-        turn["reasoning_content"] = "".join(thoughts)
-    if calls:
-        turn["tool_calls"] = calls
-    return turn
-
-
-def _user(message: Message, where: str, fidelity: Fidelity) -> Iterator[Json]:
-    """Results of tools are messages of their own, and come first; the rest of the turn follows."""
-    if isinstance(message.content, str):
-        yield {"role": "user", "content": message.content}
-        return
-    parts: list[Json] = []
-    for index, block in enumerate(message.content):
-        place = f"{where}.content[{index}]"
-        if isinstance(block, ToolResult):
-            text, media = _result(block, place, fidelity)
-            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": text}
-            parts.extend(media)  # a tool's message has text alone
-        elif isinstance(block, Text | Image | Document):
-            parts.append(_part(block, place, fidelity))
-        else:
-            raise _misplaced(block, place, "user")
-    if parts and all(part["type"] == "text" for part in parts):
-        yield {"role": "user", "content": "\n".join(part["text"] for part in parts)}
-    elif parts:
-        yield {"role": "user", "content": parts}
-
-
-def _result(block: ToolResult, where: str, fidelity: Fidelity) -> tuple[str, list[Json]]:
-    if block.content is None or isinstance(block.content, str):
-        parts: list[Json] = [{"type": "text", "text": block.content or ""}]
-    else:
-        parts = [_part(part, f"{where}.content[{i}]", fidelity) for i, part in enumerate(block.content)]
-    text = "\n".join(part["text"] for part in parts if part["type"] == "text")
-    if block.is_error:
-        fidelity.emulated.append(f"{where}.is_error")
-        text = f"Error: {text}" if text else "Error"
-    return text, [part for part in parts if part["type"] != "text"]
-
-
-def _part(block: Text | Image | Document, where: str, fidelity: Fidelity) -> Json:
-    if isinstance(block, Text):
-        return {"type": "text", "text": block.text}
-    if isinstance(block, Document):
-        return {"type": "text", "text": _plain(block, where, fidelity)}
-    source = block.source
-    if not isinstance(source, Base64Source):
-        raise InvalidRequestError(
-            f"{where}.source: pictures have to be in the request, with the type 'base64'; nothing is fetched for a client",
-            param="messages",
-        )
-    if not source.media_type.startswith("image/"):
-        raise InvalidRequestError(f"{where}.source.media_type: is no picture's", param="messages")
-    _decoded(source.data, where)
-    return {"type": "image_url", "image_url": {"url": f"data:{source.media_type};base64,{source.data}"}}
-
-
-def _plain(block: Document, where: str, fidelity: Fidelity) -> str:
-    source = block.source
-    if isinstance(source, TextSource):
-        text = source.data
-    elif isinstance(source, Base64Source) and source.media_type in _TEXT_TYPES:
-        text = _decoded(source.data, where).decode("utf-8", "replace")
-    else:
-        raise InvalidRequestError(
-            f"{where}.source: only plain text can be given to this engine as a document", param="messages"
-        )
-    fidelity.emulated.append(where)
-    return "\n".join(part for part in (block.title, block.context, text) if part)
 
 
 def _decoded(data: str, where: str) -> bytes:

@@ -166,16 +166,10 @@ def test_what_the_engine_does_not_honour_is_left_out_and_named() -> None:
     assert [(b"dmr-ignored", expected)] == made.fidelity.headers()
 
 
-def test_a_number_too_large_for_an_engine_is_clamped() -> None:
-    made = translated(max_tokens=2**40)
-    assert 2**31 - 1 == made.chat["max_tokens"]
-    assert [(b"dmr-clamped", b"max_tokens=2147483647")] == made.fidelity.headers()
-
-
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"max_tokens": 0}, "max_tokens: must be at least 1"),
+        ({"max_tokens": 0}, "max_tokens: must be from 1"),
         ({"max_tokens": "x"}, "$.max_tokens"),
         ({"messages": 5}, "$.messages"),
         ({"messages": [{"role": "wizard", "content": ""}]}, "messages[0].role"),
