@@ -49,8 +49,14 @@ CAPABILITIES: Final = Capabilities(
         "/v1/completions": _SAMPLING | _LENGTH | _CONTROL | {"prompt", "grammar_lazy", "grammar_triggers"},
         "/v1/embeddings": frozenset({"model", "input", "encoding_format", "embd_normalize"}),
         "/v1/messages": _MESSAGES,
-        "/v1/messages/count_tokens": frozenset({"model", "messages", "system", "tools"}),
         "/rerank": frozenset({"model", "query", "documents", "texts", "top_n", "return_text"}),
+    },
+    values={
+        # A tool by its name is taken for no choice at all.
+        "/v1/chat/completions": {"tool_choice": frozenset({b'"auto"', b'"required"', b'"none"', b"null"})},
+        # Its last event has the usage whether that is asked for or not.
+        "/v1/completions": {"stream_options": frozenset({b'{"include_usage":true}', b"null"})},
+        "/v1/messages": {"tool_choice": frozenset({b'{"type":"auto"}', b"null"})},
     },
     counter=TokenCounter.TEMPLATE,
 )

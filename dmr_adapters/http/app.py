@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dmr_adapters.http.anthropic.app import AnthropicApp
 from dmr_adapters.http.api.archives import ArchivesApi
 from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
@@ -43,6 +44,7 @@ class HttpApp:
         self._background = BackgroundTasks()
         self._inference = InferenceApp(services)
         self._seldom = SeldomApi(services, self._inference)
+        self._anthropic = AnthropicApp(services)
         self._router = self._routes()
         settings = services.settings
         hosts = HostPolicy(extra=settings.allowed_hosts, loopback=settings.loopback, keyed=api_key is not None)
@@ -72,6 +74,10 @@ class HttpApp:
             if route is not None:
                 await self._inference.answer(route, scope, receive, send)
                 return
+        asked = self._anthropic.route(scope["path"])
+        if asked is not None:
+            await self._anthropic.answer(asked, scope, receive, send)
+            return
         await self._router(scope, receive, send)
 
     def _routes(self) -> Starlette:

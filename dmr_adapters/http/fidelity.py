@@ -5,7 +5,8 @@ Told in headers of the answer, or, to who asked for strictness (``DMR-Strict: 1`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import quote
 
@@ -13,9 +14,10 @@ import attrs
 import msgspec
 
 from dmr_adapters.http.services import Services
+from dmr_core.domain.capability import Capabilities
 from dmr_core.errors import UnsupportedFieldError
 
-__all__ = ["DMR_STRICT", "INERT", "Fidelity", "Honoured", "ignored_fields", "is_strict"]
+__all__ = ["DMR_STRICT", "INERT", "Fidelity", "Honoured", "HonouredFields", "is_strict"]
 
 DMR_STRICT: Final = b"dmr-strict"
 """The request's header that turns what would be ignored into an error. Any value but ``0`` and ``false`` counts."""
@@ -34,6 +36,7 @@ _MAX_NAMES: Final = 32
 _MAX_NAME: Final = 64
 _NAME_SAFE: Final = "._-[]"
 _NULL: Final = msgspec.Raw(b"null")
+_SPACE: Final = re.compile(rb"[ \t\r\n]+")  # values that are compared have none in their strings
 
 
 @attrs.define(eq=False)
@@ -82,27 +85,55 @@ class Fidelity:
         )
 
 
+@attrs.define(eq=False)
 class Honoured:
-    """Which fields each engine honours, looked up once for each path."""
+    """What an engine honours on a path. ``fields`` is ``None`` where that is not known; else it has also those nobody
+    has to honour, and lacks those of which only some ``values`` are honoured.
+    """
+
+    fields: frozenset[str] | None = None
+    values: Mapping[str, frozenset[bytes]] = attrs.field(factory=dict)
+
+    def ignored(self, fields: Mapping[str, msgspec.Raw]) -> list[str]:
+        """Fields of a body that have no effect. One that is ``null`` is not there. Mostly one comparison of two sets."""
+        if self.fields is None or self.fields.issuperset(fields):
+            return []
+        return [
+            name
+            for name, value in fields.items()
+            if name not in self.fields
+            and value != _NULL
+            and not (name in self.values and _SPACE.sub(b"", bytes(value)) in self.values[name])
+        ]
+
+    def takes(self, name: str) -> bool:
+        """Whether a field is honoured, in some value at least."""
+        return self.fields is None or name in self.fields or name in self.values
+
+
+class HonouredFields:
+    """What each engine honours, looked up once for each path."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._known: dict[tuple[str, str], frozenset[str] | None] = {}
+        self._known: dict[tuple[str, str], Honoured] = {}
 
-    def fields(self, backend: str, path: str) -> frozenset[str] | None:
-        """Fields ``backend`` honours on ``path``, with those nobody has to; ``None`` where that is not known."""
+    def of(self, backend: str, path: str) -> Honoured:
+        """What ``backend`` honours on ``path``."""
         try:
             return self._known[backend, path]
         except KeyError:
-            capabilities = self._services.backends.get(backend).spec.capabilities
-            fields = capabilities().honoured(path) if capabilities is not None else None
-            self._known[backend, path] = found = None if fields is None else fields | INERT
+            self._known[backend, path] = found = self._look(backend, path)
             return found
 
-
-def ignored_fields(fields: dict[str, msgspec.Raw], honoured: Collection[str]) -> list[str]:
-    """Fields of a body that nobody honours. One that is ``null`` is not there."""
-    return [name for name, value in fields.items() if name not in honoured and value != _NULL]
+    def _look(self, backend: str, path: str) -> Honoured:
+        told = self._services.backends.get(backend).spec.capabilities
+        capabilities = told() if told is not None else Capabilities()
+        fields = capabilities.honoured(path)
+        if fields is None:
+            return Honoured()
+        values = capabilities.honoured_values(path)
+        return Honoured((fields | INERT) - values.keys(), values)
 
 
 def is_strict(value: bytes) -> bool:

@@ -35,17 +35,18 @@ class Capabilities:
     """The fields at the top of a body that an engine honours, by the path of its API (``/v1/chat/completions``).
 
     A field the engine refuses with an error of its own is honoured in this sense: the client hears of it. A path that is
-    not listed is one of which nothing is known, so nothing is said about it.
+    not listed is one of which nothing is known, so nothing is said about it. ``values`` has, for a path, fields of which
+    only some values are honoured: those, as JSON without spaces.
     """
 
     fields: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    values: Mapping[str, Mapping[str, frozenset[bytes]]] = attrs.field(factory=dict)
     counter: TokenCounter | None = None
 
     def honoured(self, path: str) -> frozenset[str] | None:
         """The fields of a path; ``None`` where they are not known."""
         return self.fields.get(path)
 
-    def honours(self, path: str, field: str) -> bool:
-        """Whether a field has an effect there; also where that is not known."""
-        known = self.fields.get(path)
-        return known is None or field in known
+    def honoured_values(self, path: str) -> Mapping[str, frozenset[bytes]]:
+        """Of the fields of a path, those of which only some values are honoured."""
+        return self.values.get(path, {})

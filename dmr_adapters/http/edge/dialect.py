@@ -9,6 +9,8 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Scope
 
+from dmr_adapters.http.anthropic.errors import body_of as anthropic_error
+from dmr_adapters.http.anthropic.paths import match_anthropic
 from dmr_adapters.http.asgi import header
 from dmr_adapters.http.errors import is_stock_cli, openai_error, plain_text, retry_headers, status_of
 from dmr_core.errors import BodyTooLargeError, DmrError
@@ -26,14 +28,6 @@ class Dialect(Enum):
     PLAIN = "plain"
 
 
-_ANTHROPIC_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-}
 _OPENAI_TAILS: Final = (
     "/v1/chat/completions",
     "/v1/completions",
@@ -51,7 +45,7 @@ def dialect_of(path: str) -> Dialect:
     """The dialect of a cleaned path; management routes and unknown ones speak plain text."""
     if path.startswith("/api/"):
         return Dialect.OLLAMA
-    if path.startswith("/anthropic/") or path.endswith(("/v1/messages", "/v1/messages/count_tokens")):
+    if match_anthropic(path) is not None:
         return Dialect.ANTHROPIC
     # A model's name may hold any of these words, and its routes are none of theirs.
     if path.startswith(("/models", "/dmr/")):
@@ -67,13 +61,13 @@ def refuse(scope: Scope, error: DmrError, headers: dict[str, str] | None = None)
     """The answer for ``error`` to this request; the stock CLI prints what it gets, so it gets text."""
     status, dialect = status_of(error), dialect_of(scope["path"])
     extra = {**retry_headers(error), **(headers or {})}
-    if dialect is Dialect.PLAIN or is_stock_cli(header(scope, b"user-agent")):
+    stock = dialect is Dialect.OPENAI and is_stock_cli(header(scope, b"user-agent"))
+    if dialect is Dialect.PLAIN or stock:
         if isinstance(error, BodyTooLargeError):
             return plain_text("request too large", 400, extra)  # as the reference does outside the dialects
         return plain_text(error.message, status, extra)
     if dialect is Dialect.ANTHROPIC:
-        kind = _ANTHROPIC_TYPES.get(status, "api_error")
-        content = orjson.dumps({"type": "error", "error": {"type": kind, "message": error.message}})
+        content = anthropic_error(status, error.message, code=error.code)
     elif dialect is Dialect.OLLAMA:
         content = orjson.dumps({"error": error.message})
     else:

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.errors import is_stock_cli
-from dmr_adapters.http.fidelity import Fidelity, Honoured, ignored_fields
+from dmr_adapters.http.fidelity import Fidelity, HonouredFields
 from dmr_adapters.http.inference.body import Body, decode_body, read_keep_alive
 from dmr_adapters.http.inference.exchange import Exchange
 from dmr_adapters.http.inference.planning import plan_for
@@ -29,7 +29,7 @@ class InferenceApp:
         self._services = services
         self._limit = services.settings.max_body
         self._routes: dict[str, InferenceRoute] = {}
-        self._honoured = Honoured(services)
+        self._honoured = HonouredFields(services)
 
     def route(self, path: str) -> InferenceRoute | None:
         """As :func:`match_inference`, remembering the few paths there are."""
@@ -69,9 +69,9 @@ class InferenceApp:
 
     def _compare(self, body: Body, plan: Plan, exchange: Exchange) -> None:
         """What the engine will ignore is said in the answer, or refused. Mostly one comparison of two sets."""
-        honoured = self._honoured.fields(plan.key.backend, exchange.route.upstream)
-        if honoured is not None and not honoured.issuperset(body.fields):
-            exchange.tell(Fidelity(ignored=ignored_fields(body.fields, honoured)))
+        ignored = self._honoured.of(plan.key.backend, exchange.route.upstream).ignored(body.fields)
+        if ignored:
+            exchange.tell(Fidelity(ignored=ignored))
         if exchange.strict:
             exchange.demand(body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, Self
 
 import attrs
 from starlette.types import Receive, Scope, Send
@@ -53,7 +53,7 @@ class Exchange:
     _timed: bool = False
 
     @classmethod
-    def of(cls, services: Services, route: InferenceRoute, scope: Scope, send: Send) -> Exchange:
+    def of(cls, services: Services, route: InferenceRoute, scope: Scope, send: Send) -> Self:
         """The exchange of a request that has just arrived."""
         clock = services.clock
         exchange = cls(services, route, scope, Relay(send, clock), clock.monotonic())

@@ -10,13 +10,12 @@ import attrs
 from starlette.types import Message, Send
 
 from dmr_adapters.http.errors import sse_error, status_of
-from dmr_adapters.http.model_name import Rename
 from dmr_core.errors import UpstreamError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.transport import UpstreamResponse
 from dmr_core.services.recording import Recording
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "read_all"]
 
 _RETURNED: Final = (b"content-type", b"cache-control", b"x-accel-buffering")
 _WHOLE: Final = 256 * 1024
@@ -49,8 +48,8 @@ class Relay:
     first: float = 0.0
     _stalled: bool = False
 
-    async def answer(self, response: UpstreamResponse, rename: Rename | None) -> None:
-        """Relay a whole answer.
+    async def answer(self, response: UpstreamResponse, rename: Callable[[bytes], bytes] | None) -> None:
+        """Relay a whole answer. ``rename`` is applied to whole events, and to bodies.
 
         Raises:
             UpstreamError: the engine broke off.
@@ -66,38 +65,42 @@ class Relay:
             elif key == b"content-length":
                 length = int(value)
         if self.streaming:
-            await self._start(status, headers)
+            await self.start(status, headers)
             await self._events(response, rename)
         elif rename is not None or 0 <= length <= _WHOLE or self.check is not None:
-            body = await _read_all(response)
+            body = await read_all(response)
             if self.check is not None and status == 200:
                 await self.check(body)
             await self.whole(status, headers, rename(body) if rename is not None else body)
         else:
             if length >= 0:
                 headers.append((b"content-length", b"%d" % length))
-            await self._start(status, headers)
+            await self.start(status, headers)
             while chunk := await response.read():
-                await self._write(chunk, more=True)
-            await self._write(b"", more=False)
+                await self.write(chunk, more=True)
+            await self.write(b"", more=False)
 
     async def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer with a body that is at hand."""
-        await self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._write(body, more=False)
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.write(body, more=False)
 
     async def break_off(self, error: Exception) -> None:
         """End an answer that has begun: a stream with a typed event, anything else by closing the connection."""
         self.status = status_of(error)
         if not self.streaming or isinstance(error, TimeoutError):  # who reads nothing reads no error either
             raise error
-        event = sse_error(error)
+        event = self.event_of(error)
         if self.recording is not None:
             self.recording.add(event)
         async with asyncio.timeout(_LAST_WORD):
             await self.send({"type": "http.response.body", "body": event})
 
-    async def _events(self, response: UpstreamResponse, rename: Rename | None) -> None:
+    def event_of(self, error: Exception) -> bytes:
+        """The event a stream that breaks ends with."""
+        return sse_error(error)
+
+    async def _events(self, response: UpstreamResponse, rename: Callable[[bytes], bytes] | None) -> None:
         """Pass whole events on, so that a stream that breaks can still end with one of ours."""
         if self.recording is not None:
             self.recording.streamed = True
@@ -112,17 +115,18 @@ class Relay:
                 elif len(chunk) < _MAX_HELD:
                     held = chunk
                     continue
-            await self._write(chunk if rename is None else rename(chunk), more=True)
+            await self.write(chunk if rename is None else rename(chunk), more=True)
             if not self.pieces:
                 self.first = self.clock.monotonic()
             self.pieces += 1
-        await self._write(held if rename is None else rename(held), more=False)
+        await self.write(held if rename is None else rename(held), more=False)
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head of the answer."""
         self.started, self.status = True, status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def _write(self, content: bytes, *, more: bool) -> None:
+    async def write(self, content: bytes, *, more: bool) -> None:
         """Send, but not for ever: a client that reads nothing must not keep an engine."""
         if content and self.recording is not None:
             self.recording.add(content)
@@ -145,11 +149,16 @@ class Relay:
         task.cancel()
 
 
-async def _read_all(response: UpstreamResponse) -> bytes:
+async def read_all(response: UpstreamResponse, *, limit: int = _MAX_RENAMED) -> bytes:
+    """The whole answer.
+
+    Raises:
+        UpstreamError: it is longer than ``limit`` bytes, or the engine broke off.
+    """
     parts, size = [], 0
     while chunk := await response.read():
         parts.append(chunk)
         size += len(chunk)
-        if size > _MAX_RENAMED:
-            raise UpstreamError(f"the engine's answer is longer than {_MAX_RENAMED} bytes")
+        if size > limit:
+            raise UpstreamError(f"the engine's answer is longer than {limit} bytes")
     return parts[0] if len(parts) == 1 else b"".join(parts)

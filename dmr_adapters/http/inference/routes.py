@@ -13,8 +13,6 @@ __all__ = ["InferenceRoute", "match_inference"]
 _ROUTES: Final = {
     "/v1/chat/completions": EngineMode.COMPLETION,
     "/v1/completions": EngineMode.COMPLETION,
-    "/v1/messages": EngineMode.COMPLETION,
-    "/v1/messages/count_tokens": EngineMode.COMPLETION,
     "/v1/embeddings": EngineMode.EMBEDDING,
     "/v1/images/generations": EngineMode.IMAGE_GENERATION,
     "/rerank": EngineMode.RERANKING,
