@@ -116,6 +116,7 @@ class HttpApp:
             Route("/dmr/v1/why", seldom.why),
             Route("/dmr/v1/explain", seldom.explain),
             Route("/logs", seldom.logs),
+            Route("/openapi.json", seldom.openapi),
             Route("/healthz", health.alive),
             Route("/readyz", health.ready),
         ]

@@ -115,3 +115,9 @@ class SeldomApi:
         from dmr_adapters.http.api.requests import RequestsApi
 
         return await RequestsApi(self._services).get(request)
+
+    async def openapi(self, request: Request) -> Response:
+        """``GET /openapi.json``."""
+        from dmr_adapters.http.api.openapi import OpenApi
+
+        return await OpenApi(self._services).get(request)
