@@ -42,6 +42,7 @@ def dmr_backends() -> Iterable[BackendSpec]:
         factory=_engine,
         formats=frozenset({Format.GGUF}),
         modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
+        lacks=frozenset({"/score"}),
         environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH", "HOME", "LD_LIBRARY_PATH"),
         section="llamacpp",
         flags=_flags,

@@ -47,6 +47,7 @@ from dmr_core.errors.conditions import (
     UnavailableError,
     UnsupportedFieldError,
     UnsupportedFormatError,
+    UnsupportedOperationError,
     UpstreamError,
 )
 from dmr_core.errors.engines import (
@@ -119,5 +120,6 @@ __all__ = [
     "UnavailableError",
     "UnsupportedFieldError",
     "UnsupportedFormatError",
+    "UnsupportedOperationError",
     "UpstreamError",
 ]

@@ -47,6 +47,7 @@ __all__ = [
     "UnavailableError",
     "UnsupportedFieldError",
     "UnsupportedFormatError",
+    "UnsupportedOperationError",
     "UpstreamError",
 ]
 
@@ -123,6 +124,12 @@ class UnsupportedFormatError(InvalidRequestError):
     """The artifact is well formed, but nothing here can use it."""
 
     code = "unsupported_format"
+
+
+class UnsupportedOperationError(UnsupportedFormatError):
+    """Nothing here can do with the model what is asked: no engine claims the mode, or has the route."""
+
+    code = "unsupported_operation"
 
 
 class MalformedArtifactError(InvalidRequestError):

@@ -62,7 +62,8 @@ class BackendSpec:
     is configured by; it sees no others. ``claims`` and ``model_source`` are for models that do not live in the store.
     ``platforms`` are where the engine works, as ``sys.platform`` or ``sys.platform/machine`` (``linux``,
     ``darwin/arm64``); none means everywhere. ``installs`` lets the first request that needs the engine install it;
-    ``remedy`` says in a sentence what to do where it is missing and nobody installs it. ``flags`` gives the table of the raw flags the engine
+    ``lacks`` are routes below ``/v1`` of a mode it claims that its engine does not have, as ``/score``; who asks for one is
+    told so. ``remedy`` says in a sentence what to do where it is missing and nobody installs it. ``flags`` gives the table of the raw flags the engine
     takes; called when it is needed, so that discovery stays cheap. ``dialects`` are the forms of requests the engine
     understands itself; others are translated for it. ``capabilities`` tells which fields of a request it honours, so that
     clients hear which it does not; without it they hear nothing.
@@ -82,6 +83,7 @@ class BackendSpec:
     factory: Callable[[EngineContext], Engine]
     formats: frozenset[Format] = frozenset()
     modes: frozenset[EngineMode] = frozenset({EngineMode.COMPLETION})
+    lacks: frozenset[str] = frozenset()
     priority: int = 0
     environment: tuple[str, ...] = ()
     section: str | None = None

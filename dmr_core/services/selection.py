@@ -9,7 +9,7 @@ import attrs
 
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import EngineMode
-from dmr_core.errors import BackendNotInstalledError, DmrError, UnsupportedFormatError
+from dmr_core.errors import BackendNotInstalledError, DmrError, UnsupportedFormatError, UnsupportedOperationError
 from dmr_core.ports.backend import BackendSpec
 from dmr_core.ports.engine import Engine
 
@@ -18,6 +18,12 @@ __all__ = ["DEFAULT_BACKEND", "Backend", "Candidate", "Choice", "platform_text",
 DEFAULT_BACKEND: Final = "llama.cpp"
 """Who serves a model that no backend claims by its format."""
 
+_DOING: Final = {
+    EngineMode.COMPLETION: "complete text",
+    EngineMode.EMBEDDING: "make embeddings",
+    EngineMode.RERANKING: "rank documents",
+    EngineMode.IMAGE_GENERATION: "generate images",
+}
 _PLATFORMS: Final = {"linux": "Linux", "darwin": "macOS", "darwin/arm64": "Apple Silicon", "win32": "Windows"}
 
 
@@ -177,7 +183,11 @@ def _filters(fit: _Fit) -> tuple[_Filter, ...]:
     """What a backend must have besides reading the format: token, sentence, test, and the error if none passes it."""
 
     def no_mode(_pool: Sequence[Candidate]) -> DmrError:
-        return UnsupportedFormatError(f"no backend can serve {fit.model!r} in mode {fit.mode.value!r}")
+        names = ", ".join(repr(one.name) for one in _ranked(_pool))
+        return UnsupportedOperationError(
+            f"no engine here can {_DOING[fit.mode]} with {fit.model!r}: of those that read its format ({names}) none claims "
+            f"the mode {fit.mode.value!r}; install a plugin of an engine that does"
+        )
 
     def elsewhere(pool: Sequence[Candidate]) -> DmrError:
         where = "; ".join(f"{one.name!r} works on {platform_text(one.backend.spec.platforms)} only" for one in pool)
@@ -231,7 +241,7 @@ class _Fit:
             reads = ", ".join(sorted(known.value for known in spec.formats)) or "no format of files"
             return f"the model's format is {self.format_text!r}, and it reads {reads}"
         if self.mode not in spec.modes:
-            return f"it does not know the mode {self.mode.value!r}"
+            return f"it does not know the mode {self.mode.value!r}, so it cannot {_DOING[self.mode]}"
         if not candidate.here:
             return f"it works on {platform_text(spec.platforms)} only"
         return None
@@ -243,7 +253,9 @@ class _Fit:
             remedy = f"{names} can: leave the backend out of the request, or ask for that one"
         else:
             remedy = "no other backend here can either; install a plugin that does"
-        return UnsupportedFormatError(f"backend {candidate.name!r} cannot serve {self.model!r}: {misfit}; {remedy}")
+        reads = candidate.reads(self.format)
+        kind = UnsupportedOperationError if reads and self.mode not in self.modes(candidate) else UnsupportedFormatError
+        return kind(f"backend {candidate.name!r} cannot serve {self.model!r}: {misfit}; {remedy}")
 
 
 def _ranked(candidates: Iterable[Candidate]) -> list[Candidate]:

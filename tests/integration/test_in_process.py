@@ -18,6 +18,7 @@ from dmr_cli.server.bootstrap import Overrides, Service, open_service
 from dmr_core.domain.artifact import CONFIG_V01, Artifact, Descriptor, LayerType, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.encoding import encode_config, encode_manifest
+from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import EngineExitedError, InvalidConfigurationError, ShuttingDownError
@@ -591,3 +592,64 @@ async def test_half_a_request_is_not_waited_for_for_ever(world: World, monkeypat
         await world.service.app(scope, receive, send)
     assert sent[0]["status"] == 408
     assert b"request_timeout" in sent[1]["body"]
+
+
+# --- OpenAI's shape
+
+
+OPENAI_PATHS = (
+    "/v1/nope",
+    "/v1",
+    "/engines/v1/nope",
+    "/engines/fake/v1/nope",
+    "/v1/chat/completions",
+    "/engines/fake/v1/embeddings",
+    "/rerank",
+    "/v1/score",
+    "/responses",
+    "/v1/responses/resp_x",
+    "/engines/v1/responses/resp_x/input_items",
+    "/v1/models",
+    "/v1/models/nope",
+)
+
+
+@pytest.mark.parametrize("path", OPENAI_PATHS)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
+async def test_errors_below_v1_have_openais_shape(world: World, method: str, path: str) -> None:
+    answer = await world.call(method, path, b"{")
+    if answer.status == 200:
+        assert (method, path) == ("GET", "/v1/models")
+        return
+    error = answer.json()["error"]
+    assert {"message", "type", "code", "param"} == set(error)
+    assert answer.status in (400, 404, 405)
+    assert (answer.status == 405) == ("allow" in answer.headers)
+
+
+@pytest.mark.parametrize("path", ["/v1/nope", "/v1/chat/completions", "/engines/fake/v1/nope", "/v1/models"])
+async def test_the_stock_cli_gets_the_texts_it_knows(world: World, path: str) -> None:
+    answer = await world.call("PUT", path, b"{", headers=STOCK)
+    assert (404, "not found\n") == (answer.status, answer.text)
+
+
+async def test_images_where_no_engine_makes_any(world: World) -> None:
+    await world.pull("one")
+    for path in ("/v1/images/generations", "/engines/fake/v1/images/generations"):
+        answer = await world.call("POST", path, {"model": "one", "prompt": "a cat"})
+        assert 422 == answer.status
+        assert "image-generation" in answer.json()["error"]["message"]
+    answer = await world.call("POST", "/v1/images/generations", {"model": "one", "prompt": "a cat"})
+    assert "unsupported_operation" == answer.json()["error"]["code"]
+    assert "no engine here can generate images with" in answer.json()["error"]["message"]
+
+
+async def test_an_engine_that_makes_images_claims_them_by_its_modes_and_one_that_lacks_a_route_says_so() -> None:
+    async with make_world(spec={"modes": frozenset(EngineMode), "lacks": frozenset({"/score"})}) as world:
+        await world.pull("one")
+        answer = await world.call("POST", "/v1/images/generations", {"model": "one", "prompt": "a cat"})
+        assert 200 == answer.status
+        for path in ("/score", "/v1/score", "/engines/fake/v1/score"):
+            answer = await world.call("POST", path, {"model": "one", "text_1": "a", "text_2": "b"})
+            assert (422, "unsupported_operation") == (answer.status, answer.json()["error"]["code"])
+        assert 200 == (await world.call("POST", "/v1/rerank", {"model": "one", "query": "a", "documents": []})).status

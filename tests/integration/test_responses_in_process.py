@@ -41,7 +41,7 @@ class ScriptedEngine(FakeEngine):
     """Says ``messages``, one each time, the last one again and again; ``asked`` are the bodies it was sent.
 
     ``refusals`` come first: a status and a document each. ``go`` can be cleared to hold a stream after its first chunk.
-    ``broken`` streams end in the middle.
+    ``broken`` streams end in the middle. A ``tolerant`` engine refuses what it cannot read.
     """
 
     messages: list[dict[str, Any]] = attrs.field(factory=lambda: [{"content": "Hello there"}])
@@ -50,12 +50,18 @@ class ScriptedEngine(FakeEngine):
     refusals: list[tuple[int, Any]] = attrs.field(factory=list)
     go: asyncio.Event = attrs.field(factory=asyncio.Event)
     broken: bool = False
+    tolerant: bool = False
     left: int = 0
 
     async def _answer(self, running: FakeRunningEngine, request: UpstreamRequest) -> UpstreamAnswer:
         if request.path == self.health_path:
             return UpstreamAnswer(200, body=b"{}")
-        body = json.loads(request.body)
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):  # the service passes on what it need not understand
+            assert self.tolerant
+            refusal = b'{"error":{"message":"?","type":"?","code":null,"param":null}}'
+            return UpstreamAnswer(400, ((b"content-type", b"application/json"),), refusal)
         self.asked.append(body)
         if self.refusals:
             status, document = self.refusals.pop(0)

@@ -68,7 +68,7 @@ def _item(item: Item, where: str) -> Item:
 
 def _message(item: Item, where: str) -> Item:
     role, content = item.get("role", "user"), item.get("content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequestError(
             f"{where}.role: {str(role)[:100]!r} is not a role; use user, assistant, system or developer",
             param=f"{where}.role",

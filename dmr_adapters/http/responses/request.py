@@ -17,6 +17,7 @@ _MAX_METADATA: Final = 16
 _METADATA_KEY, _METADATA_VALUE = 64, 512
 _MAX_TOKENS: Final = 2**31 - 1
 _MAX_TOOLS: Final = 1024
+_MAX_DETAIL: Final = 200
 _INCLUDED: Final = frozenset(
     {
         "message.output_text.logprobs",
@@ -104,8 +105,11 @@ def decode_request(content: bytes) -> CreateRequest:
     try:
         request = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        field = _PARAM.search(str(exc))
-        raise InvalidRequestError(f"invalid request: {exc}", param=field[1] if field else None) from exc
+        detail = str(exc)
+        if len(detail) > _MAX_DETAIL:  # it quotes what it does not like
+            detail = f"{detail[:_MAX_DETAIL]} … {detail[-_MAX_DETAIL:]}"
+        field = _PARAM.search(detail)
+        raise InvalidRequestError(f"invalid request: {detail}", param=field[1] if field else None) from exc
     if not request.model:
         raise InvalidRequestError("model is required", param="model")
     _check_metadata(request.metadata)

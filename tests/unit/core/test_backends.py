@@ -146,7 +146,7 @@ async def test_a_mode_somebody_knows_is_served_by_them() -> None:
 
 
 async def test_a_mode_nobody_knows_is_refused() -> None:
-    with pytest.raises(UnsupportedFormatError, match=r"no backend can serve .* in mode 'reranking'"):
+    with pytest.raises(UnsupportedFormatError, match=r"no engine here can rank documents with .* the mode 'reranking'"):
         await chosen(service(entry("chat", Format.GGUF)), mode=EngineMode.RERANKING)
 
 

@@ -123,10 +123,10 @@ def test_every_row_of_the_references_table(
         (Format.SAFETENSORS, CHAT, WINDOWS, "", UnsupportedFormatError, "'vllm' works on Linux or Apple Silicon only"),
         (Format.SAFETENSORS, CHAT, LINUX, "vllm sglang", BackendNotInstalledError, "'vllm' is not installed"),
         (Format.SAFETENSORS, CHAT, MAC, "vllm mlx", BackendNotInstalledError, "'vllm' is not installed"),
-        (Format.SAFETENSORS, IMAGE, LINUX, "", UnsupportedFormatError, "in mode 'image-generation'"),
-        (Format.DDUF, CHAT, LINUX, "", UnsupportedFormatError, "in mode 'completion'"),
+        (Format.SAFETENSORS, IMAGE, LINUX, "", UnsupportedFormatError, "the mode 'image-generation'"),
+        (Format.DDUF, CHAT, LINUX, "", UnsupportedFormatError, "the mode 'completion'"),
         (Format.DDUF, IMAGE, INTEL_MAC, "", UnsupportedFormatError, "'diffusers' works on Linux or Apple Silicon"),
-        (Format.GGUF, IMAGE, LINUX, "", UnsupportedFormatError, "in mode 'image-generation'"),
+        (Format.GGUF, IMAGE, LINUX, "", UnsupportedFormatError, "the mode 'image-generation'"),
         (Format.GGUF, CHAT, LINUX, "llama.cpp", BackendNotInstalledError, "'llama.cpp' is not installed"),
     ],
 )
@@ -164,7 +164,7 @@ def test_who_asks_for_a_backend_gets_it_whatever_else_there_is(
         ),
         (
             "mlx", Format.SAFETENSORS, RERANK, MAC,
-            ("backend 'mlx' cannot serve 'm': it does not know the mode 'reranking'; "
+            ("backend 'mlx' cannot serve 'm': it does not know the mode 'reranking', so it cannot rank documents; "
              "'vllm' can: leave the backend out of the request, or ask for that one"),
         ),
         (
