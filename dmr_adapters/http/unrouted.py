@@ -9,20 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dmr_adapters.http.edge.dialect import Dialect, dialect_of
 from dmr_adapters.http.errors import error_response, is_stock_cli, openai_type, plain_text
 from dmr_adapters.http.inference.routes import match_inference
 
-__all__ = ["condition", "is_openai", "method_not_allowed", "not_found"]
+__all__ = ["condition", "method_not_allowed", "not_found"]
 
-_ROOTS: Final = ("/v1", "/responses", "/rerank", "/score")
-
-
-def is_openai(path: str) -> bool:
-    """Whether errors on this path are OpenAI's: ``/v1``, ``/engines/v1``, ``/engines/{backend}/v1`` and their aliases."""
-    if _below(path, "/engines"):
-        rest = path[len("/engines") :]
-        return _openai_root(rest) or _openai_root("/" + rest[1:].partition("/")[2])
-    return _openai_root(path)
+_SHAPED: Final = frozenset({Dialect.OPENAI, Dialect.RESPONSES})
 
 
 async def not_found(request: Request, _exc: Exception) -> Response:
@@ -55,15 +48,7 @@ async def condition(request: Request, exc: Exception) -> Response:
 
 
 def _in_openai_shape(request: Request) -> bool:
-    return is_openai(request.url.path) and not is_stock_cli(request.headers.get("user-agent", ""))
-
-
-def _openai_root(path: str) -> bool:
-    return any(_below(path, root) for root in _ROOTS)
-
-
-def _below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root + "/")
+    return dialect_of(request.url.path) in _SHAPED and not is_stock_cli(request.headers.get("user-agent", ""))
 
 
 def _refused(status: int, message: str, headers: dict[str, str]) -> Response:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from dmr_core.domain.settings import Settings
 from dmr_core.errors import DmrError
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.response_store import KeptResponse, ResponseStore
@@ -16,11 +18,26 @@ from dmr_core.ports.response_store import KeptResponse, ResponseStore
 if TYPE_CHECKING:
     from dmr_adapters.response_store.database import ResponseDatabase
 
-__all__ = ["SqliteResponseStore"]
+__all__ = ["SqliteResponseStore", "open_response_store"]
 
 _log: Final = logging.getLogger("dmr.responses")
 _SWEEP: Final = 3600.0
 _T = TypeVar("_T")
+
+
+def open_response_store(settings: Settings, clock: Clock, stack: AsyncExitStack) -> SqliteResponseStore | None:
+    """The store of a service, which ``stack`` closes; ``None`` where nothing is to be kept."""
+    if not settings.responses_lifetime:
+        return None
+    store = SqliteResponseStore(
+        settings.models_path / ".dmr" / "responses.db",
+        clock=clock,
+        lifetime=settings.responses_lifetime,
+        max_bytes=settings.responses_max_bytes,
+    )
+    store.start()
+    stack.push_async_callback(store.aclose)
+    return store
 
 
 class SqliteResponseStore(ResponseStore):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -35,7 +34,7 @@ from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.process.redaction import Redactor
 from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_adapters.registry.lazy import LazyOciRegistry
-from dmr_adapters.response_store.sqlite import SqliteResponseStore
+from dmr_adapters.response_store.sqlite import open_response_store
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
 from dmr_core.domain.acceleration import Accelerator, choose_accelerator
@@ -92,7 +91,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-_log: Final = logging.getLogger("dmr")
 _DETECTION_TIMEOUT: Final = 20.0
 """Seconds: a guard against plugins. Ours give up earlier; eight GPUs that must be woken first do take seconds."""
 
@@ -278,7 +276,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             logs=logs,
             plugins=plugins.plugins,
             recorder=Recorder(clock) if settings.record_requests else None,
-            responses=_responses(settings, use, clock, stack),
+            responses=use.responses or (None if use.store else open_response_store(settings, clock, stack)),
             detections=detections,
             accelerator=accelerator,
         )
@@ -339,16 +337,6 @@ def _registry(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Regist
     registry = LazyOciRegistry(settings, clock, _tls(settings))
     stack.push_async_callback(registry.aclose)
     return registry
-
-
-def _responses(settings: Settings, use: Overrides, clock: Clock, stack: AsyncExitStack) -> ResponseStore | None:
-    if use.responses is not None or use.store is not None or not settings.responses_lifetime:
-        return use.responses
-    path, lifetime = settings.models_path / ".dmr" / "responses.db", settings.responses_lifetime
-    store = SqliteResponseStore(path, clock=clock, lifetime=lifetime, max_bytes=settings.responses_max_bytes)
-    store.start()
-    stack.push_async_callback(store.aclose)
-    return store
 
 
 def _tls(settings: Settings) -> SSLContext | None:

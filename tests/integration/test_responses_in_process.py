@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from dmr_cli.server.bootstrap import Overrides, Service, open_service
+from dmr_core.domain.capability import Capabilities
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import StorageFullError
@@ -129,7 +130,7 @@ class World:
 
 
 @asynccontextmanager
-async def make_world(**changes: Any) -> AsyncIterator[World]:
+async def make_world(*, spec: dict[str, Any] | None = None, **changes: Any) -> AsyncIterator[World]:
     transport, registry, clock = InMemoryTransport(), InMemoryRegistry(), FakeClock()
     engine, store = ScriptedEngine(transport), InMemoryResponseStore(clock)
     engine.go.set()
@@ -142,7 +143,7 @@ async def make_world(**changes: Any) -> AsyncIterator[World]:
         clock=clock,
         responses=None if changes.pop("stateless", False) else store,
         entry_points=(),
-        backends=(fake_backend(engine),),
+        backends=(fake_backend(engine, **(spec or {})),),
     )
     settings = Settings(models_path=Path("/nowhere"), max_runners=1, max_body=65536, health_interval=0, **changes)
     made, weights = artifact(b"ai/one")
@@ -333,6 +334,38 @@ async def test_what_cannot_be_asked_is_refused_by_name(
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert text in error["message"]
     assert world.engine.asked == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_ignored_is_named_or_refused_to_the_strict(*, stream: bool) -> None:
+    """In the names of this API, be it ignored on the way to the engine or by the engine."""
+    honoured = Capabilities(
+        fields={"/v1/chat/completions": frozenset({"model", "messages", "stream", "stream_options"})}
+    )
+    async with make_world(spec={"capabilities": lambda: honoured}) as world:
+        body = {
+            "model": "one",
+            "input": "Hi",
+            "stream": stream,
+            "frobnicate": 1,
+            "nothing": None,
+            "text": {"verbosity": "low"},
+            "reasoning": {"effort": "low", "summary": "auto"},
+            "max_output_tokens": 5,
+            "truncation": "auto",
+            "prompt_cache_key": "inert",
+        }
+        answer = await world.call("POST", "/v1/responses", body)
+        assert answer.status == 200
+        ignored = "frobnicate, text.verbosity, reasoning.summary, max_output_tokens, reasoning.effort"
+        assert (ignored, "truncation") == (answer.headers["dmr-ignored"], answer.headers["dmr-emulated"])
+        for strict, param in ((body, "frobnicate"), ({**body, "frobnicate": None}, "text.verbosity")):
+            answer = await world.call("POST", "/v1/responses", strict, headers=[("dmr-strict", "1")])
+            error = answer.json()["error"]
+            assert (400, "unsupported_field", param) == (answer.status, error["code"], error["param"])
+        by_engine = {"model": "one", "input": "Hi", "stream": stream, "reasoning": {"effort": "low"}}
+        answer = await world.call("POST", "/v1/responses", by_engine, headers=[("dmr-strict", "1")])
+        assert (400, "reasoning.effort") == (answer.status, answer.json()["error"]["param"])
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -28,17 +28,7 @@ class Dialect(Enum):
     PLAIN = "plain"
 
 
-_OPENAI_TAILS: Final = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/images/generations",
-    "/rerank",
-    "/score",
-    "/v1/rerank",
-    "/v1/score",
-    "/v1/models",
-)
+_OPENAI_ROOTS: Final = ("/v1", "/rerank", "/score")
 
 
 def dialect_of(path: str) -> Dialect:
@@ -52,9 +42,19 @@ def dialect_of(path: str) -> Dialect:
         return Dialect.PLAIN
     if path.endswith("/responses") or "/responses/" in path:
         return Dialect.RESPONSES
-    if path.endswith(_OPENAI_TAILS) or "/v1/models/" in path:
-        return Dialect.OPENAI
-    return Dialect.PLAIN
+    return Dialect.OPENAI if _is_openai(path) else Dialect.PLAIN
+
+
+def _is_openai(path: str) -> bool:
+    """Whatever is below ``/v1``, ``/engines/v1`` and ``/engines/{backend}/v1``, and their aliases."""
+    if path.startswith("/engines/"):
+        rest = path[len("/engines") :]
+        return _below_root(rest) or _below_root("/" + rest[1:].partition("/")[2])
+    return _below_root(path)
+
+
+def _below_root(path: str) -> bool:
+    return any(path == root or path.startswith(root + "/") for root in _OPENAI_ROOTS)
 
 
 def refuse(scope: Scope, error: DmrError, headers: dict[str, str] | None = None) -> Response:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from dmr_adapters.http.errors import error_response
 from dmr_adapters.http.responses.assembly import Event
 from dmr_adapters.http.responses.call import Headers, encode
+from dmr_adapters.http.responses.fidelity import told
 from dmr_adapters.http.responses.turn import Turn, TurnSink, event_bytes
 from dmr_core.errors import DmrError, UpstreamError
 
@@ -74,7 +75,8 @@ class _ClientSink(TurnSink):
 
     async def begin(self, headers: Headers) -> None:
         self.begun = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
+        whole = [*_STREAM, *told(headers, self.turn.fidelity)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": whole})
         await super().begin(headers)
 
     async def tell(self, events: list[Event]) -> None:

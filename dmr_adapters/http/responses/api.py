@@ -13,6 +13,7 @@ from starlette.responses import Response
 from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.errors import error_response, not_found_text
 from dmr_adapters.http.event_stream import EventStream
+from dmr_adapters.http.fidelity import DMR_STRICT, Fidelity, is_strict
 from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.responses.answering import StreamedAnswer, whole_answer
 from dmr_adapters.http.responses.assembly import Assembly
@@ -20,6 +21,7 @@ from dmr_adapters.http.responses.call import ChatCall, encode
 from dmr_adapters.http.responses.chat import chat_body
 from dmr_adapters.http.responses.conversation import earlier_items, turn_items
 from dmr_adapters.http.responses.document import new_document
+from dmr_adapters.http.responses.fidelity import fidelity_of
 from dmr_adapters.http.responses.items import chat_messages, input_items
 from dmr_adapters.http.responses.names import is_response_id, new_id
 from dmr_adapters.http.responses.request import CreateRequest, decode_request
@@ -39,7 +41,7 @@ from dmr_core.ports.response_store import KeptResponse
 __all__ = ["ResponsesApi"]
 
 _PAGE, _MAX_PAGE = 20, 100
-_CHAIN_FACTOR: Final = 4
+_CHAIN_FACTOR: Final = 2
 """How much longer a conversation may be in the store than a request: items there have names, states and thoughts."""
 
 
@@ -92,8 +94,12 @@ class ResponsesApi:
     # --- making one
 
     async def _create(self, request: Request) -> Response:
-        wanted = decode_request(await read_body(request.receive, self._limit))
-        turn = await self._turn(wanted, request)
+        body = await read_body(request.receive, self._limit)
+        wanted = decode_request(body)
+        fidelity = fidelity_of(body, wanted)
+        if _is_strict(request, default=self._services.settings.strict):
+            fidelity.insist()
+        turn = await self._turn(wanted, fidelity, request)
         if wanted.background:
             await self._known(wanted, request.path_params.get("backend"))
             run = await self._runs.start(turn)
@@ -104,7 +110,7 @@ class ResponsesApi:
             return StreamedAnswer(turn)
         return await whole_answer(turn, request.receive)
 
-    async def _turn(self, wanted: CreateRequest, request: Request) -> Turn:
+    async def _turn(self, wanted: CreateRequest, fidelity: Fidelity, request: Request) -> Turn:
         services, items = self._services, input_items(wanted.input)
         earlier = await self._earlier(wanted.previous_response_id)
         messages = chat_messages([*earlier, *items])
@@ -130,6 +136,7 @@ class ResponsesApi:
             call=ChatCall(self._inference, request.scope, backend, self._limit),
             store=self._store if stored else None,
             clock=services.clock,
+            fidelity=fidelity,
         )
 
     async def _earlier(self, previous_id: str | None) -> list[dict[str, Any]]:
@@ -205,6 +212,11 @@ class ResponsesApi:
         if run is None and kept is None:
             raise ResponseNotFoundError(name)
         return run, kept
+
+
+def _is_strict(request: Request, *, default: bool) -> bool:
+    given = request.headers.get(DMR_STRICT.decode())
+    return default if given is None else is_strict(given.encode("latin-1"))
 
 
 def _page(items: list[dict[str, Any]], request: Request) -> dict[str, Any]:

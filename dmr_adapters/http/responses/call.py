@@ -12,7 +12,9 @@ from starlette.types import Message, Receive, Scope
 
 from dmr_adapters.http.asgi import ClientGoneError
 from dmr_adapters.http.errors import is_stock_cli, openai_type
+from dmr_adapters.http.fidelity import DMR_STRICT
 from dmr_adapters.http.inference.app import InferenceApp
+from dmr_adapters.http.responses.fidelity import field_name
 from dmr_adapters.http.responses.upstream import error_of, parse
 from dmr_core.errors import InvalidRequestError, UpstreamError
 
@@ -21,7 +23,7 @@ __all__ = ["ChatCall", "Headers", "Refused", "Sink"]
 Headers = list[tuple[bytes, bytes]]
 _MAX_ERROR: Final = 1024 * 1024
 _OWN: Final = frozenset({b"content-type", b"content-length", b"cache-control", b"x-accel-buffering"})
-_SENT_ON: Final = frozenset({b"x-request-id", b"host"})
+_SENT_ON: Final = frozenset({b"x-request-id", b"host", DMR_STRICT})
 
 
 class Sink(Protocol):
@@ -62,7 +64,7 @@ class Refused:
             "message": message,
             "type": kind if isinstance(kind, str) else openai_type(self.status),
             "code": code if isinstance(code, str) else None,
-            "param": param if isinstance(param, str) else None,
+            "param": field_name(param) if isinstance(param, str) else None,
         }
         response = Response(orjson.dumps({"error": error}), self.status, media_type="application/json")
         response.raw_headers.extend(self.headers)

@@ -9,9 +9,11 @@ import attrs
 import orjson
 from starlette.types import Receive
 
+from dmr_adapters.http.fidelity import Fidelity
 from dmr_adapters.http.responses.assembly import Assembly, Event
 from dmr_adapters.http.responses.call import ChatCall, Headers, Refused, Sink, encode
 from dmr_adapters.http.responses.conversation import shortened
+from dmr_adapters.http.responses.fidelity import told
 from dmr_adapters.http.responses.request import CreateRequest
 from dmr_adapters.http.responses.upstream import ChunkReader, chunk_of
 from dmr_core.errors import DmrError, UpstreamError
@@ -43,6 +45,7 @@ class Turn:
     call: ChatCall
     store: ResponseStore | None
     clock: Clock
+    fidelity: Fidelity
     settled: bool = False
     """Whether it is in the store as it ended."""
 
@@ -109,7 +112,7 @@ class TurnSink(Sink):
 
     async def begin(self, headers: Headers) -> None:
         """See :class:`Sink`."""
-        self.headers = headers
+        self.headers = told(headers, self.turn.fidelity)
         await self.tell(self.turn.assembly.begin())
 
     async def take(self, content: bytes, *, last: bool) -> bool:

@@ -179,10 +179,8 @@ def fake_backend(
     engine: FakeEngine, formats: frozenset[Format] = frozenset({Format.GGUF}), **fields: Any
 ) -> BackendSpec:
     """A backend spec whose factory gives ``engine``; ``fields`` are others of the spec."""
-    modes = frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING})
-    return BackendSpec(
-        name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, modes=modes, **fields
-    )
+    fields = {"modes": frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING}), **fields}
+    return BackendSpec(name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, **fields)
 
 
 def _completion(model: str, text: str) -> dict[str, Any]:
