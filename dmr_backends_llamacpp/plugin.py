@@ -43,6 +43,7 @@ def dmr_backends() -> Iterable[BackendSpec]:
         formats=frozenset({Format.GGUF}),
         modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
         lacks=frozenset({"/score"}),
+        reads_data_alone=True,
         environment=("LLAMA_SERVER_PATH", "LLAMA_ARGS", "PATH", "HOME", "LD_LIBRARY_PATH"),
         section="llamacpp",
         flags=_flags,

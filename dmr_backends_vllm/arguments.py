@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dmr_backends_vllm.allowed_flags import CLIENT_FLAGS
+from dmr_backends_vllm.shape import Shape, read_shape
+from dmr_backends_vllm.surroundings import tensor_parallel
 from dmr_core.domain.engine import EngineConfig, EngineMode
 from dmr_core.domain.flags import ParsedFlag, latest
 from dmr_core.domain.provenance import Claim, Source
@@ -26,6 +28,7 @@ _SECTION_FLAGS: Final = (
     ("vllm.gpu-memory-utilization", "--gpu-memory-utilization"),
     ("vllm.hf-overrides", "--hf-overrides"),
 )
+_PARALLEL: Final = frozenset({"--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"})
 _KEY: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -42,13 +45,20 @@ def check_config(config: EngineConfig) -> None:
     _section_arguments(config.sections.get(_SECTION, {}))
 
 
-def serve_arguments(request: LaunchRequest, socket: Path) -> tuple[str, ...]:
+def serve_arguments(
+    request: LaunchRequest, socket: Path, *, operators: Sequence[Argument] = (), devices: int = 0
+) -> tuple[str, ...]:
     """Everything after ``vllm``. Raises as :func:`explained_arguments`."""
-    return tuple(word for one in explained_arguments(request, socket) for word in one.words)
+    explained = explained_arguments(request, socket, operators=operators, devices=devices)
+    return tuple(word for one in explained for word in one.words)
 
 
-def explained_arguments(request: LaunchRequest, socket: Path) -> tuple[Argument, ...]:
+def explained_arguments(
+    request: LaunchRequest, socket: Path, *, operators: Sequence[Argument] = (), devices: int = 0
+) -> tuple[Argument, ...]:
     """Everything after ``vllm``, with the reason for each flag.
+
+    ``operators`` are flags of the operator, which those of clients win over; ``devices`` is how many accelerators there are.
 
     Raises:
         UnsupportedFormatError: the model has no safetensors weights, or the mode is not one of vLLM's.
@@ -62,15 +72,24 @@ def explained_arguments(request: LaunchRequest, socket: Path) -> tuple[Argument,
         template = Claim(str(bundle.chat_template), Source.ARTIFACT, "chat template")
         arguments.append(_argument("chat-template", "--chat-template", [template]))
     match request.mode:
-        case EngineMode.COMPLETION | EngineMode.RERANKING:
+        case EngineMode.COMPLETION:
             pass
-        case EngineMode.EMBEDDING:
-            arguments.append(_argument("--runner", "--runner", [Claim("pooling", Source.RUNNER, "mode embedding")]))
+        case EngineMode.EMBEDDING | EngineMode.RERANKING:
+            pooling = Claim("pooling", Source.RUNNER, f"mode {request.mode}")
+            arguments.append(_argument("--runner", "--runner", [pooling]))
         case _:
             raise UnsupportedFormatError(f'unsupported backend mode "{request.mode}"')
+    if request.runs_code:
+        allowed = Claim("true", Source.ENVIRONMENT, "DMR_TRUST_CODE")
+        arguments.append(Argument(words=("--trust-remote-code",), claim=allowed, setting="trust-remote-code"))
     flags = latest(CLIENT_FLAGS.parse(config.runtime_flags))
     typed = _typed(request)
     decided = {use.flag.setting for use in flags if use.flag.setting}
+    given = {name for use in flags for name in use.flag.names}
+    arguments += [argument for argument in operators if argument.setting not in given]
+    given |= {argument.setting for argument in operators}
+    if devices > 1 and not given & _PARALLEL:
+        arguments += _parallel(devices, read_shape(bundle.safetensors.parent))
     context, flag = _CONTEXT
     if context in typed and context not in decided:
         arguments.append(_argument(context, flag, typed[context]))
@@ -82,6 +101,14 @@ def explained_arguments(request: LaunchRequest, socket: Path) -> tuple[Argument,
     # The first name is the one answers carry.
     names = (request.alias, str(request.model.id))
     return (*arguments, _ours("--served-model-name", *names, changes=True))
+
+
+def _parallel(devices: int, shape: Shape) -> list[Argument]:
+    count = tensor_parallel(devices, shape)
+    if count == 1:
+        return []
+    claim = Claim(str(count), Source.RUNNER, f"{devices} devices, {shape.heads} attention heads")
+    return [_argument("tensor-parallel-size", "--tensor-parallel-size", [claim])]
 
 
 def _ours(*words: str, changes: bool = False) -> Argument:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +10,13 @@ import attrs
 
 from dmr_backends_vllm.arguments import check_config, explained_arguments, serve_arguments
 from dmr_backends_vllm.diagnosis import explain
+from dmr_backends_vllm.installation import OLDEST, VARIABLE, find_installation
 from dmr_backends_vllm.memory import estimate
+from dmr_backends_vllm.placement import read_placement
+from dmr_backends_vllm.shape import Shape, read_shape
+from dmr_backends_vllm.surroundings import engine_environment, operator_arguments
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
+from dmr_core.domain.gpu import CPU
 from dmr_core.domain.memory import Memory
 from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import BackendNotInstalledError, EngineExitedError
@@ -23,30 +27,37 @@ from dmr_core.ports.transport import Endpoint
 
 __all__ = ["VllmEngine"]
 
-_DEFAULT: Final = Path("/opt/vllm-env/bin/vllm")
-_VERSION_FILE: Final = "version"
 _SOCKET: Final = Path("SOCKET")
 """Stands for the private socket that is made for each start."""
 
 
 @attrs.define(eq=False)
 class VllmEngine(Engine):
-    """Runs the ``vllm`` that ``VLLM_SERVER_PATH``, the container image or ``PATH`` has."""
+    """Runs the ``vllm`` that :func:`find_installation` finds; ``operators`` are the flags of ``VLLM_ARGS``."""
 
     context: EngineContext
+    operators: tuple[Argument, ...] = ()
     health_path: str = "/health"
     metrics_path: str | None = "/metrics"
 
+    @classmethod
+    def create(cls, context: EngineContext) -> VllmEngine:
+        """An engine with the operator's flags.
+
+        Raises:
+            InvalidConfigurationError: ``VLLM_ARGS`` says what it must not.
+        """
+        return cls(context, operator_arguments(context.environment.get("VLLM_ARGS")))
+
     async def status(self) -> BackendStatus:
         """See :class:`Engine`."""
-        program = self._program()
-        if program is None:
-            return BackendStatus(BackendState.NOT_INSTALLED, "binary not found")
         try:
-            version = (program.parent.parent / _VERSION_FILE).read_text().strip()
-        except OSError:
-            return BackendStatus(BackendState.RUNNING, "version unknown")
-        return BackendStatus(BackendState.RUNNING, f"vllm {version}")
+            found = find_installation(self.context.environment)
+        except BackendNotInstalledError as exc:
+            return BackendStatus(BackendState.NOT_INSTALLED, exc.remedy.removeprefix("vLLM "))
+        version = f"vllm {found.version}" if found.version else "version unknown"
+        old = f" (too old: {'.'.join(map(str, OLDEST))} or newer is needed)" if found.too_old else ""
+        return BackendStatus(BackendState.RUNNING, version + old)
 
     def check(self, config: EngineConfig) -> None:
         """See :class:`Engine`."""
@@ -54,16 +65,16 @@ class VllmEngine(Engine):
 
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
-        program = self._program()
-        if program is None:
-            # The stock CLI matches "vLLM binary not found".
-            raise BackendNotInstalledError(
-                "vllm", "vLLM binary not found; install vLLM and set VLLM_SERVER_PATH to its `vllm` program"
-            )
+        found = find_installation(self.context.environment)
+        found.check()
         socket = self.context.processes.socket_path("vllm")
-        command = (str(program), *serve_arguments(request, socket))
-        process = await self.context.processes.start(ProcessSpec(name="vllm", argv=command))
-        return EngineProcess("vllm", process, Endpoint(socket=socket), command)
+        words = serve_arguments(request, socket, operators=self.operators, devices=self._devices)
+        command = (str(found.program), *words)
+        spec = ProcessSpec(name="vllm", argv=command, environment=self._environment(request))
+        process = await self.context.processes.start(spec)
+        layers, offloaded = self._shape(request).layers, any("--cpu-offload-gb" in word for word in words)
+        placement = partial(read_placement, layers=layers, offloaded=offloaded)
+        return EngineProcess("vllm", process, Endpoint(socket=socket), command, placement)
 
     def estimate(self, request: MemoryRequest) -> Memory | None:
         """See :class:`Engine`."""
@@ -71,23 +82,31 @@ class VllmEngine(Engine):
 
     def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""
-        program = str(self._program() or "vllm")
-        configured = bool(self.context.environment.get("VLLM_SERVER_PATH", "").strip())
-        claim = Claim(program, Source.ENVIRONMENT, "VLLM_SERVER_PATH") if configured else Claim(program, Source.DEFAULT)
+        try:
+            program = str(find_installation(self.context.environment).program)
+        except BackendNotInstalledError:
+            program = "vllm"
+        configured = bool(self.context.environment.get(VARIABLE, "").strip())
+        claim = Claim(program, Source.ENVIRONMENT, VARIABLE) if configured else Claim(program, Source.DEFAULT)
         return (
             Argument(words=(program,), claim=claim, setting="program"),
-            *explained_arguments(request, _SOCKET),
+            *explained_arguments(request, _SOCKET, operators=self.operators, devices=self._devices),
         )
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
         return explain(failure)
 
-    def _program(self) -> Path | None:
-        configured = self.context.environment.get("VLLM_SERVER_PATH", "").strip()
-        if configured:
-            return Path(configured) if os.access(configured, os.X_OK) else None
-        if os.access(_DEFAULT, os.X_OK):
-            return _DEFAULT
-        found = shutil.which("vllm", path=self.context.environment.get("PATH", os.defpath))
-        return Path(found) if found else None
+    @property
+    def _devices(self) -> int:
+        return len(self.context.devices) if self.context.variant != CPU else 0
+
+    def _environment(self, request: LaunchRequest) -> dict[str, str]:
+        size = request.config.context_size
+        context = size if size is not None and size > 0 else None
+        return engine_environment(self.context.environment, self.context.variant, self._shape(request), context)
+
+    @staticmethod
+    def _shape(request: LaunchRequest) -> Shape:
+        weights = request.bundle.safetensors
+        return read_shape(weights.parent) if weights is not None else Shape()

@@ -29,6 +29,7 @@ from dmr_adapters.memory.ledger import FileFootprintLedger
 from dmr_adapters.memory.probe import MachineMemoryProbe
 from dmr_adapters.metrics.prometheus import PrometheusMetrics
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.model_files import FilesystemModelFiles
 from dmr_adapters.model_store.readiness import store_problem
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_adapters.process.redaction import Redactor
@@ -53,6 +54,7 @@ from dmr_core.ports.process import ProcessSupervisor
 from dmr_core.ports.registry import Registry
 from dmr_core.ports.transport import Transport
 from dmr_core.services.acceleration import AccelerationService
+from dmr_core.services.admission import AdmissionService
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
 from dmr_core.services.configuration import ConfigurationService
@@ -176,6 +178,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             grace=settings.stop_grace,
             health_interval=settings.health_interval,
             acceleration=acceleration,
+            admission=AdmissionService(files=FilesystemModelFiles(), allowed=settings.trusted_code),
         )
 
         async def look_again() -> tuple[Detection, ...] | None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from dmr_core.domain.capability import Dialect
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.naming import DEFAULT_REGISTRY
@@ -69,6 +70,7 @@ def read_settings(environ: Mapping[str, str], *, socket_default: bool = False, *
         metrics=not reader.flag("DISABLE_METRICS", default=False),
         record_requests=reader.flag("DMR_RECORD_REQUESTS", default=local),
         max_body=reader.take("DMR_MAX_BODY", _positive, 10 * 1024 * 1024),
+        trusted_code=reader.take("DMR_TRUST_CODE", _digests, frozenset()),
         strict=reader.flag("DMR_STRICT", default=False),
         translate=reader.take("DMR_TRANSLATE", _dialects, frozenset()),
         max_runners=reader.take("DMR_MAX_RUNNERS", _positive, max(2, min(cores, _MAX_SLOTS))),
@@ -243,6 +245,10 @@ def _dialects(text: str) -> frozenset[Dialect]:
     except ValueError as exc:
         known = ", ".join(dialect.value for dialect in Dialect)
         raise InvalidConfigurationError(f"use some of {known}, separated by commas") from exc
+
+
+def _digests(text: str) -> frozenset[Digest]:
+    return frozenset(Digest.parse(item.strip()) for item in text.split(",") if item.strip())
 
 
 def _seconds_or_never(text: str) -> float:

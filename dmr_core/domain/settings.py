@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from dmr_core.domain.capability import Dialect
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.keep_alive import DEFAULT_KEEP_ALIVE, KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
@@ -67,7 +68,7 @@ class Settings:
     """Everything configurable. Sizes in bytes, times in seconds.
 
     ``strict`` refuses what an engine would ignore, for every request. ``translate`` names dialects that are translated
-    even where the engine speaks them. ``environment`` is what the service was started with; a backend is handed only the
+    even where the engine speaks them. ``trusted_code`` are models whose own code engines may run. ``environment`` is what the service was started with; a backend is handed only the
     variables its spec names. Responses are kept for ``responses_lifetime`` after their last use; 0 keeps none.
     """
 
@@ -95,6 +96,7 @@ class Settings:
     max_body: int = 10 * 1024 * 1024
     strict: bool = False
     translate: frozenset[Dialect] = frozenset()
+    trusted_code: frozenset[Digest] = frozenset()
     max_runners: int = 2
     max_queue: int = 512
     queue_timeout: float = 300.0

@@ -63,6 +63,7 @@ from dmr_core.errors.engines import (
     EngineUnresponsiveError,
     EngineUnusableError,
     EngineVersionError,
+    ModelCodeError,
     ModelCorruptError,
 )
 
@@ -96,6 +97,7 @@ __all__ = [
     "InvalidRequestError",
     "LoadsDisabledError",
     "MalformedArtifactError",
+    "ModelCodeError",
     "ModelCorruptError",
     "ModelInUseError",
     "ModelNotFoundError",

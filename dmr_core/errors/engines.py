@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dmr_core.errors.conditions import DeadlineError, DmrError, PreconditionError, UnavailableError, UpstreamError
+from dmr_core.errors.conditions import (
+    DeadlineError,
+    DmrError,
+    ForbiddenError,
+    PreconditionError,
+    UnavailableError,
+    UpstreamError,
+)
 
 __all__ = [
     "AcceleratorMissingError",
@@ -17,6 +24,7 @@ __all__ = [
     "EngineUnresponsiveError",
     "EngineUnusableError",
     "EngineVersionError",
+    "ModelCodeError",
     "ModelCorruptError",
 ]
 
@@ -77,6 +85,18 @@ class EngineUnusableError(EngineExitedError):
     """An engine's program is there and cannot run on this machine."""
 
     code = "engine_unusable"
+
+
+class ModelCodeError(ForbiddenError):
+    """A model brings code along that the engine might run, and nobody allowed that."""
+
+    code = "model_code_refused"
+
+    def __init__(self, name: str, model_id: str, found: str) -> None:
+        super().__init__(
+            f"model {name!r} brings code along that the engine might run: {found}. Use a model without it, or read that "
+            f"code and start the service with DMR_TRUST_CODE={model_id}"
+        )
 
 
 class AcceleratorMissingError(PreconditionError):

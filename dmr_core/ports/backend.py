@@ -66,7 +66,8 @@ class BackendSpec:
     told so. ``remedy`` says in a sentence what to do where it is missing and nobody installs it. ``flags`` gives the table of the raw flags the engine
     takes; called when it is needed, so that discovery stays cheap. ``dialects`` are the forms of requests the engine
     understands itself; others are translated for it. ``capabilities`` tells which fields of a request it honours, so that
-    clients hear which it does not; without it they hear nothing.
+    clients hear which it does not; without it they hear nothing. ``reads_data_alone`` says that the engine runs no code
+    of a model whatever its files hold; for all others models are looked through first.
 
     Example::
 
@@ -93,6 +94,7 @@ class BackendSpec:
     flags: Callable[[], FlagTable] | None = None
     dialects: frozenset[Dialect] = frozenset({Dialect.OPENAI})
     capabilities: Callable[[], Capabilities] | None = None
+    reads_data_alone: bool = False
     claims: Callable[[Reference], bool] = _claims_nothing
     model_source: Callable[[EngineContext], ModelSource] | None = None
 

@@ -28,7 +28,8 @@ InstallProgress = Callable[[str, float | None], None]
 class LaunchRequest:
     """One model to be served. ``alias`` is the name clients know; answers must carry it as ``model``.
 
-    ``packaged`` names those settings of ``config`` that nobody configured: the model came with them.
+    ``packaged`` names those settings of ``config`` that nobody configured: the model came with them. ``runs_code`` is set
+    for a model that brings code along which the operator lets engines run.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class LaunchRequest:
     config: EngineConfig = attrs.field(factory=EngineConfig)
     draft: Bundle | None = None
     packaged: frozenset[str] = frozenset()
+    runs_code: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -26,6 +26,7 @@ from dmr_core.ports.engine import LaunchRequest, RunningEngine
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.transport import Transport
 from dmr_core.services.acceleration import AccelerationService
+from dmr_core.services.admission import AdmissionService
 from dmr_core.services.backends import Backend, BackendService
 from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.scheduling.state import Launch
@@ -60,6 +61,7 @@ class LaunchingService:
     grace: float = 5.0
     health_interval: float = 0.0
     acceleration: AccelerationService = attrs.field(factory=AccelerationService)
+    admission: AdmissionService | None = None
 
     async def launch(self, key: RunnerKey, launch: Launch) -> RunningEngine:
         """Start an engine for ``key`` and return once it answers its health probe.
@@ -72,7 +74,7 @@ class LaunchingService:
         backend = self.backends.get(key.backend)
         async with contextlib.AsyncExitStack() as kept:
             await self._keep(key, launch.alias, kept)
-            request = await self.request(key, launch.alias, launch.config)
+            request = await self._admitted(await self.request(key, launch.alias, launch.config), backend)
             started = await self._start(backend, request)
             engine = WatchedEngine(
                 engine=started,
@@ -112,6 +114,13 @@ class LaunchingService:
             draft=await self._draft(key),
             packaged=frozenset() if merged is config else frozenset({"context-size"}),
         )
+
+    async def _admitted(self, request: LaunchRequest, backend: Backend) -> LaunchRequest:
+        """The same request, which says whether code of the model may run. Raises as :meth:`AdmissionService.admit`."""
+        if self.admission is None or backend.spec.reads_data_alone:
+            return request
+        runs_code = await self.admission.admit(request.model.id, request.alias, request.bundle)
+        return attrs.evolve(request, runs_code=runs_code)
 
     async def _keep(self, key: RunnerKey, alias: str, kept: contextlib.AsyncExitStack) -> None:
         """Have the files of the models stay for as long as the engine runs."""

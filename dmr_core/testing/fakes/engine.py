@@ -179,7 +179,8 @@ def fake_backend(
     engine: FakeEngine, formats: frozenset[Format] = frozenset({Format.GGUF}), **fields: Any
 ) -> BackendSpec:
     """A backend spec whose factory gives ``engine``; ``fields`` are others of the spec."""
-    fields = {"modes": frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING}), **fields}
+    modes = frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING})
+    fields = {"modes": modes, "reads_data_alone": True, **fields}
     return BackendSpec(name=engine.name, summary="A fake", factory=lambda _context: engine, formats=formats, **fields)
 
 

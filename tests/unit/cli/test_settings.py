@@ -14,6 +14,7 @@ import pytest
 from dmr_cli.server import settings as module
 from dmr_cli.server.settings import read_settings
 from dmr_core.domain.capability import Dialect
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import MemoryBudget
 from dmr_core.domain.reference import ReferencePolicy
@@ -80,6 +81,7 @@ TABLE: list[tuple[str, str, dict[str, Any]]] = [
     ("DMR_RECORD_REQUESTS", "1", {}),
     ("DMR_MAX_BODY", "1024", {"max_body": 1024}),
     ("DMR_STRICT", "1", {"strict": True}),
+    ("DMR_TRUST_CODE", f"sha256:{'a' * 64}, ", {"trusted_code": frozenset({Digest("a" * 64)})}),
     ("DMR_TRANSLATE", "Anthropic, responses", {"translate": frozenset({Dialect.ANTHROPIC, Dialect.RESPONSES})}),
     ("DMR_MAX_RUNNERS", "1", {"max_runners": 1}),
     ("DMR_MAX_MEMORY", "1.5GiB", {"memory": MemoryBudget(limit=3 << 29)}),
@@ -266,6 +268,7 @@ def test_model_runner_listens_on_a_socket_unless_it_is_given_a_port(
         ("MODEL_RUNNER_PORT", "http", "a port is a number from 0 to 65535"),
         ("DMR_MAX_BODY", "0", "expected a number of at least 1"),
         ("DMR_TRANSLATE", "latin", "use some of openai, anthropic, responses, ollama, separated by commas"),
+        ("DMR_TRUST_CODE", "demo", "unsupported hash"),
         ("DMR_MAX_BODY", "10MB", "expected a number of at least 1"),
         ("DMR_RESPONSES_TTL", "a week", "expected a time such as '30d'"),
         ("DMR_RESPONSES_TTL", "nand", "expected a time such as '30d'"),

@@ -40,7 +40,7 @@ def section(**values: Any) -> EngineConfig:
     ("changes", "middle"),
     [
         ({}, ()),
-        ({"mode": EngineMode.RERANKING}, ()),
+        ({"mode": EngineMode.RERANKING}, ("--runner", "pooling")),
         ({"mode": EngineMode.EMBEDDING}, ("--runner", "pooling")),
         (
             {"bundle": attrs.evolve(BUNDLE, chat_template=ROOT / "model" / "template.jinja")},

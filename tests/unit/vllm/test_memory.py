@@ -46,5 +46,5 @@ def test_a_draft_model_is_on_the_accelerator_too() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(), (-5,), (3 * GIB,)])
-def test_on_a_processor_the_size_of_the_files_is_left_to_speak(sizes: tuple[int, ...]) -> None:
-    assert engine("cpu").estimate(MemoryRequest(model=model(*sizes))) is None
+def test_on_a_processor_weights_and_cache_are_in_its_memory(sizes: tuple[int, ...]) -> None:
+    assert engine("cpu").estimate(MemoryRequest(model=model(*sizes))) == Memory(4 * GIB + max(0, sum(sizes)))
