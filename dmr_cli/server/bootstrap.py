@@ -37,13 +37,14 @@ from dmr_adapters.process.supervisor import PosixProcessSupervisor
 from dmr_adapters.registry.lazy import LazyOciRegistry
 from dmr_adapters.response_store.sqlite import open_response_store
 from dmr_adapters.transport.stream_transport import StreamTransport
+from dmr_cli.server.contexts import engine_contexts
 from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
-from dmr_core.domain.acceleration import Accelerator, choose_accelerator
+from dmr_core.domain.acceleration import choose_accelerator
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.reference import HUGGING_FACE
 from dmr_core.domain.settings import Settings
 from dmr_core.plugins import PluginRegistry, installed_entry_points
-from dmr_core.ports.backend import BackendSpec, EngineContext
+from dmr_core.ports.backend import BackendSpec
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.config_store import ConfigStore
 from dmr_core.ports.memory import FootprintLedger, MemoryProbe
@@ -158,7 +159,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
         backends, sources = BackendService.build(
             specs,
-            _contexts(settings, processes, accelerator),
+            engine_contexts(settings, processes, accelerator),
             plugins.fail,
             clock=clock,
             platform=f"{sys.platform}/{platform.machine()}",
@@ -393,19 +394,3 @@ def _memory(
         return None
     ledger = use.footprints or FileFootprintLedger(settings.models_path / ".dmr" / "footprints.json")
     return MemoryService(probe, ledger, settings.memory)
-
-
-def _contexts(
-    settings: Settings, processes: ProcessSupervisor, accelerator: Accelerator
-) -> Callable[[BackendSpec], EngineContext]:
-    def context(spec: BackendSpec) -> EngineContext:
-        environment = {name: settings.environment[name] for name in spec.environment if name in settings.environment}
-        return EngineContext(
-            processes=processes,
-            environment=environment,
-            variant=accelerator.variant,
-            devices=accelerator.devices,
-            forced=accelerator.forced,
-        )
-
-    return context
