@@ -12,6 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Match, Route
 
+from dmr_adapters.http.anthropic.paths import match_anthropic
 from dmr_adapters.http.inference.routes import _ROUTES, match_inference
 from dmr_adapters.http.openapi.document import document, operations
 from dmr_adapters.http.openapi.operation import Operation
@@ -45,7 +46,8 @@ def serves(route: Route, operation: Operation) -> bool:
 
 
 def is_inference(operation: Operation) -> bool:
-    return operation.method == "POST" and match_inference(example(operation.path)) is not None
+    path = example(operation.path)
+    return operation.method == "POST" and (match_inference(path) is not None or match_anthropic(path) is not None)
 
 
 async def test_every_documented_operation_has_a_route(world: World) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from dmr_adapters.http.edge.paths import DESKTOP_PREFIX
-from dmr_adapters.http.openapi import inference, management
+from dmr_adapters.http.openapi import inference, management, responses
 from dmr_adapters.http.openapi.operation import Operation, Query
 from dmr_adapters.http.openapi.schemas import SCHEMAS
 
@@ -36,6 +36,7 @@ _REASONS: Final = {
 def operations(*, metrics: bool = True) -> Iterator[Operation]:
     """The whole table; ``metrics`` is whether ``/metrics`` is served."""
     yield from inference.operations()
+    yield from responses.operations()
     yield from management.operations(metrics=metrics)
 
 
@@ -64,9 +65,9 @@ def document(version: str, table: Iterable[Operation], *, keyed: bool) -> dict[s
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
-    responses = {str(answer.status): _response(answer.about, answer.content) for answer in operation.answers}
+    replies = {str(answer.status): _response(answer.about, answer.content) for answer in operation.answers}
     for status in operation.errors:
-        responses.setdefault(str(status), _response(_REASONS[status], operation.refusal))
+        replies.setdefault(str(status), _response(_REASONS[status], operation.refusal))
     parameters = [_parameter(Query(name, required=True), "path") for name in _PARAMETERS.findall(operation.path)]
     parameters += [_parameter(query, "query") for query in operation.query]
     parameters += [_parameter(header, "header") for header in operation.headers]
@@ -75,7 +76,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": parameters,
-        "responses": responses,
+        "responses": replies,
     }
     if operation.body:
         made["requestBody"] = {"required": operation.body_required, "content": _content(operation.body)}

@@ -27,6 +27,8 @@ _ROUTES: Final = {
     "/v1/messages/count_tokens": ("MessagesRequest", "Count the tokens of a chat, as Anthropic has it"),
     "/rerank": ("RerankRequest", "Order documents by their relevance to a query"),
     "/score": ("RerankRequest", "Score pairs of texts"),
+    "/v1/rerank": ("RerankRequest", "Order documents by their relevance to a query"),
+    "/v1/score": ("RerankRequest", "Score pairs of texts"),
 }
 
 
