@@ -67,6 +67,7 @@ def _check_end(response: Event, items: dict[int, _Item]) -> None:
     assert [item["id"] for item in response["output"]] == [item.id for item in items.values()]
     for item, said in zip(response["output"], items.values(), strict=True):
         assert item["type"] == said.type
+        assert item["status"] in ("completed", "incomplete")
         if response["status"] == "failed":
             said.check_open_or_done(item)
         else:

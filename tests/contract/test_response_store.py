@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dmr_adapters.response_store.database import ResponseDatabase
 from dmr_adapters.response_store.sqlite import SqliteResponseStore
 from dmr_core.errors import StorageFullError, StoreUnwritableError
 from dmr_core.ports.response_store import KeptResponse, ResponseStore
@@ -57,7 +58,8 @@ class TestSqlite(ResponseStoreContract):
 
     async def test_nothing_of_what_was_removed_stays_on_the_disk(self, tmp_path: Path, clock: FakeClock) -> None:
         store = opened(tmp_path / "responses.db", clock)
-        await store.keep(A)
+        for response in (KeptResponse(id="1", document=b"{}"), A, KeptResponse(id="2", document=b"{}")):
+            await store.keep(response)
         await store.remove("a")
         await store.aclose()
         assert all(b"secret" not in path.read_bytes() for path in files(tmp_path))
@@ -112,6 +114,23 @@ class TestSqlite(ResponseStoreContract):
                     await asyncio.sleep(0.01)
         connection.close()
         await later.aclose()
+
+    async def test_what_fails_halfway_has_not_happened(
+        self, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = opened(tmp_path / "responses.db", clock)
+
+        def fail(*_arguments: object) -> None:
+            raise sqlite3.OperationalError("planted")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ResponseDatabase, "_make_room", fail)
+            with pytest.raises(StoreUnwritableError, match="planted"):
+                await store.keep(A)
+        assert await store.find("a") is None
+        await store.keep(A)
+        assert await store.find("a") == A
+        await store.aclose()
 
     async def test_a_disk_that_refuses_is_told(self, tmp_path: Path, clock: FakeClock) -> None:
         (tmp_path / "file").write_text("")

@@ -391,6 +391,16 @@ async def test_a_model_that_does_not_exist_is_404_on_every_way(world: World) -> 
     assert (await world.create("/engines/nope/v1")).status == 404
 
 
+async def test_the_stock_cli_gets_what_everybody_gets(world: World) -> None:
+    """As from the service it was made for: it never asks for responses, but its user agent may be borrowed."""
+    for body, status, code in (
+        ({"model": "nope", "input": "Hi"}, 404, "model_not_found"),
+        ({}, 400, "invalid_request"),
+    ):
+        answer = await world.call("POST", "/v1/responses", body, headers=[("user-agent", "docker-model-cli/v1.0")])
+        assert (status, code) == (answer.status, answer.json()["error"]["code"])
+
+
 async def test_an_engine_that_talks_nonsense_is_a_502(world: World) -> None:
     world.engine.refusals = [(200, b"no json")]
     answer = await world.create()
@@ -409,6 +419,22 @@ async def test_a_stream_obeys_the_rules_and_is_stored_before_its_end(world: Worl
     assert final["usage"]["input_tokens"] == 3
     assert (await world.get(final["id"])).json() == final
     assert world.engine.asked[0]["stream_options"] == {"include_usage": True}
+
+
+async def test_who_hears_the_end_finds_it_stored(world: World) -> None:
+    found = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def watched(message: Any) -> None:
+            if b"event: response.completed" in message.get("body", b""):
+                (event,) = parse_events(message["body"])[-1:]
+                found.append(event["response"]["id"] in world.store.kept)
+            await send(message)
+
+        await world.service.app(scope, receive, watched)
+
+    await call(app, "POST", "/v1/responses", {"model": "one", "input": "Hi", "stream": True})
+    assert found == [True]
 
 
 @pytest.mark.parametrize("reason", ["stop", "length"])

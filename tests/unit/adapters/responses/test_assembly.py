@@ -80,7 +80,7 @@ def test_thoughts_come_before_text_as_an_item_of_their_own() -> None:
 
 def test_fragments_of_calls_are_put_together_by_their_index() -> None:
     """Fragments after the first have no ID; those of two calls may alternate."""
-    _, final = events_of(
+    events, final = events_of(
         delta(content="I look."),
         call(0, "", "weather", "call_a"),
         call(1, '{"b', "time", "call_b"),
@@ -90,6 +90,8 @@ def test_fragments_of_calls_are_put_together_by_their_index() -> None:
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
     )
     calls = [(item["call_id"], item["name"], item["arguments"]) for item in final["output"][1:]]
+    said = names(events)
+    assert said.index("output_item.done") < said.index("function_call_arguments.delta"), "text is finished before calls"
     assert calls == [("call_a", "weather", '{"a":1}'), ("call_b", "time", '{"b":2}')]
 
 
