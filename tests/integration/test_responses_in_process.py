@@ -378,6 +378,18 @@ async def test_an_engines_refusal_keeps_its_status_and_gets_the_shape(world: Wor
     assert world.store.kept == {}
 
 
+async def test_images_elsewhere_and_bodies_without_end_in_depth_are_refused(world: World) -> None:
+    part = {"type": "input_image", "image_url": "http://192.0.2.1/cat.png"}
+    for stream in (False, True):
+        answer = await world.create(input=[{"role": "user", "content": [part]}], stream=stream)
+        assert (400, "invalid_request_error") == (answer.status, answer.json()["error"]["type"])
+    answer = await world.call(
+        "POST", "/v1/responses", b'{"model":"one","input":"x","x":' + b"[" * 200 + b"]" * 200 + b"}"
+    )
+    assert "nested deeper" in answer.json()["error"]["message"]
+    assert world.engine.asked == []
+
+
 async def test_a_body_that_is_too_large_is_413(world: World) -> None:
     answer = await world.create(input="x" * 70_000)
     assert (413, "request_too_large") == (answer.status, answer.json()["error"]["code"])

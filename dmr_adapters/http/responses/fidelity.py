@@ -8,6 +8,7 @@ import msgspec
 
 from dmr_adapters.http.fidelity import INERT, Fidelity
 from dmr_adapters.http.responses.request import CreateRequest
+from dmr_core.errors import InvalidRequestError
 
 __all__ = ["fidelity_of", "field_name", "told"]
 
@@ -31,8 +32,16 @@ def field_name(name: str) -> str:
 
 
 def fidelity_of(content: bytes, request: CreateRequest) -> Fidelity:
-    """What of a request does not even get to an engine. ``content`` is the body that ``request`` was decoded from."""
-    ignored = [name for name, value in _fields(content).items() if name not in _KNOWN and value != _NULL]
+    """What of a request does not even get to an engine. ``content`` is the body that ``request`` was decoded from.
+
+    Raises:
+        InvalidRequestError: the name of a field that nobody knows is no text.
+    """
+    try:
+        fields = _fields(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"invalid request: {exc}") from exc
+    ignored = [name for name, value in fields.items() if name not in _KNOWN and value != _NULL]
     if request.text is not None and request.text.verbosity is not None:
         ignored.append("text.verbosity")
     if request.reasoning is not None and (request.reasoning.summary or request.reasoning.generate_summary):

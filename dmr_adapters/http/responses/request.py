@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from dmr_adapters.http.inference.bounds import check_shape
 from dmr_core.errors import InvalidRequestError
 
 __all__ = ["CreateRequest", "Reasoning", "TextOptions", "decode_request"]
@@ -102,6 +103,7 @@ def decode_request(content: bytes) -> CreateRequest:
         InvalidRequestError: it is not JSON, a field has the wrong type or leaves its bounds, or asks for what this
             service does not have; says which.
     """
+    check_shape(content)
     try:
         request = _decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
