@@ -94,6 +94,12 @@ bench-package: $(VENV)/.ready ## 4 GiB into the store by `dmr package`, against 
 bench-store: $(VENV)/.ready ## Listing, chatting and tagging with 1,000 and 10,000 models in the store, against one
 	$(BIN)/python -m tests.bench.store
 
+.PHONY: bench-tokens bench-rss
+bench-tokens: $(VENV)/.ready ## Tokens per second of a model of 309 MB, at 1 and 8 clients, against straight from the engine's socket
+	$(BIN)/python -m tests.bench.tokens
+bench-rss: $(VENV)/.ready ## The service's memory after 100,000 requests, against after 10,000
+	$(BIN)/python -m tests.bench.rss
+
 FUZZ ?= 600
 .PHONY: fuzz
 fuzz: $(VENV)/.ready ## Fuzz every parser of hostile bytes, FUZZ=600 seconds each; FUZZ_TARGETS="gguf manifest" picks

@@ -22,7 +22,7 @@ __all__ = ["Recorder", "Recording", "Subscription", "SubscriptionEnd"]
 
 _PER_MODEL: Final = 10
 _TOTAL: Final = 32 * 1024 * 1024
-_EACH: Final = 1024 * 1024
+_EACH: Final = 640 * 1024  # with its connection, a client that reads nothing costs less than a megabyte
 _OVERHEAD: Final = 64  # bytes that a chunk costs beside its content
 _FIXED: Final = 1024  # bytes that a recording costs beside its chunks
 

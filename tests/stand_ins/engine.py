@@ -20,6 +20,8 @@ beside the program, since engines get no environment of ours (see ``standin_inst
 ``events``         number of events of a stream; by default one per word of the echo
 ``die_after``      die by SIGKILL after so many events
 ``hang_after``     say nothing more after so many events
+``departures``     a file to which a line is appended whenever a client leaves a stream that hangs: the monotonic time
+``pause_after``    say nothing for ``pause`` seconds after so many events
 ``grandchild``     start a process that ignores SIGTERM; ``"session"``: in a session of its own
 ``hang_metrics``   never answer ``/metrics``
 ``long_line``      print so many bytes without a line end
@@ -232,12 +234,24 @@ class Engine:
             if number == self._config.get("die_after"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if number == self._config.get("hang_after"):
-                while True:
-                    time.sleep(1000)
+                self._hang(connection)
+            if number == self._config.get("pause_after"):
+                time.sleep(self._config["pause"])
             time.sleep(self._config.get("event_delay", 0))
             _send_chunk(connection, f"data: {json.dumps(event)}\n\n".encode())
         _send_chunk(connection, b"data: [DONE]\n\n")
         _send_chunk(connection, b"")
+
+    def _hang(self, connection: socket.socket) -> None:
+        if "departures" not in self._config:
+            while True:
+                time.sleep(1000)
+        while connection.recv(1):
+            pass
+        line = f"{time.monotonic()}\n"
+        with open(self._config["departures"], "a", encoding="utf-8") as file:
+            file.write(line)
+        raise ConnectionError("the client left")
 
     def _events(self, text: str, request: dict[str, Any], *, is_chat: bool) -> Iterator[dict[str, Any]]:
         pieces = [word + " " for word in text.split(" ")]

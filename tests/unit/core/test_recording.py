@@ -225,7 +225,7 @@ async def test_who_does_not_read_is_ended_and_keeps_nothing(recorder: Recorder) 
 
 async def test_who_does_not_read_large_answers_is_ended_sooner(recorder: Recorder) -> None:
     with recorder.subscribe() as slow:
-        for _ in range(6):
+        for _ in range(9):
             record(recorder, bytes(900_000))
         assert await slow.next() is None
 
