@@ -112,8 +112,8 @@ async def test_the_hash_is_not_the_key(closed: World) -> None:
     [
         ("/v1/chat/completions", {"error": {"message": str, "type": str, "code": str, "param": type(None)}}),
         ("/v1/responses", {"error": {"message": str, "type": str, "code": str, "param": type(None)}}),
-        ("/anthropic/v1/messages", {"type": str, "error": {"type": str, "message": str}}),
-        ("/v1/messages", {"type": str, "error": {"type": str, "message": str}}),
+        ("/anthropic/v1/messages", {"type": str, "error": {"type": str, "message": str, "code": str}}),
+        ("/v1/messages", {"type": str, "error": {"type": str, "message": str, "code": str}}),
         ("/api/chat", {"error": str}),
     ],
 )
@@ -124,9 +124,12 @@ async def test_refusals_have_the_shape_of_their_dialect(closed: World, path: str
         answer = await closed.call("POST", path, b"", headers=headers)
         assert answer.status == status
         assert shape == _shape(answer.json())
-    text = await closed.call("POST", path, b"{}", headers=[STOCK])
-    assert text.status == 401
-    assert text.headers["content-type"].startswith("text/plain")
+
+
+async def test_the_stock_cli_is_refused_in_text_where_it_prints_it(closed: World) -> None:
+    answer = await closed.call("POST", "/engines/v1/chat/completions", b"{}", headers=[STOCK])
+
+    assert (answer.status, answer.headers["content-type"]) == (401, "text/plain; charset=utf-8")
 
 
 def _shape(value: Any) -> Any:

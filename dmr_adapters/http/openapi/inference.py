@@ -11,7 +11,7 @@ __all__ = ["operations"]
 
 _PREFIXES: Final = ("", "/engines", "/engines/{backend}")
 _REFUSAL: Final = json_of(ref("OpenAIError"), "text/plain")
-_ANTHROPIC: Final = json_of({"anyOf": [ref("AnthropicError"), ref("OpenAIError")]}, "text/plain")
+_ANTHROPIC: Final = json_of(ref("AnthropicError"))
 _ANSWER: Final = (Answer(200, "The engine's answer", {**json_of(ANY_JSON), "text/event-stream": {"type": "string"}}),)
 _HEADERS: Final = (
     Query("X-Preload-Only", about="true loads the model and asks it nothing"),
@@ -23,8 +23,6 @@ _ROUTES: Final = {
     "/v1/completions": ("CompletionRequest", "Continue a text"),
     "/v1/embeddings": ("EmbeddingRequest", "Turn texts into vectors"),
     "/v1/images/generations": ("ImageRequest", "Make images"),
-    "/v1/messages": ("MessagesRequest", "Chat with a model, as Anthropic has it"),
-    "/v1/messages/count_tokens": ("MessagesRequest", "Count the tokens of a chat, as Anthropic has it"),
     "/rerank": ("RerankRequest", "Order documents by their relevance to a query"),
     "/score": ("RerankRequest", "Score pairs of texts"),
     "/v1/rerank": ("RerankRequest", "Order documents by their relevance to a query"),
@@ -32,8 +30,26 @@ _ROUTES: Final = {
 }
 
 
+_MESSAGES: Final = {
+    "/v1/messages": "Chat with a model, as Anthropic has it",
+    "/v1/messages/count_tokens": "Count the tokens of a chat, as Anthropic has it",
+}
+
+
 def operations() -> Iterator[Operation]:
-    """Inference, and OpenAI's listing of models."""
+    """Inference, OpenAI's listing of models, and Anthropic's messages."""
+    for prefix in ("/anthropic", *_PREFIXES):
+        for path, summary in _MESSAGES.items():
+            yield Operation(
+                method="POST",
+                path=prefix + path,
+                tag="anthropic",
+                summary=summary,
+                body=json_of(ref("MessagesRequest")),
+                headers=_HEADERS[1:],
+                answers=_ANSWER,
+                refusal=_ANTHROPIC,
+            )
     for prefix in _PREFIXES:
         for path, (request, summary) in _ROUTES.items():
             yield Operation(
@@ -44,7 +60,7 @@ def operations() -> Iterator[Operation]:
                 body=json_of(ref(request)),
                 headers=_HEADERS,
                 answers=_ANSWER,
-                refusal=_ANTHROPIC if path.startswith("/v1/messages") else _REFUSAL,
+                refusal=_REFUSAL,
             )
         yield Operation(
             method="GET",
