@@ -51,8 +51,8 @@ def benchmark() -> bool:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.tokens", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="runs of each side (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="runs of each side (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer (%(default)s)")
     return parser.parse_args()
 
 

@@ -8,13 +8,13 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.e2e.conftest import Daemon
+from tests.e2e.conftest import Daemon, daemon_environment
 
 LIMIT = 30
 
@@ -128,6 +128,19 @@ def test_the_unix_socket_asks_for_no_key_but_lets_in_its_user_alone(daemon: Daem
         process.wait(LIMIT)
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that runs and has the bundled model."""
+    root = tmp_path_factory.mktemp("edges")
+    made = Daemon(root, daemon_environment(root))
+    try:
+        made.start()
+        made.cli("pull", "dmr/demo")
+        yield made
+    finally:
+        made.stop()
+
+
 CALLS: list[tuple[str, str, object]] = [
     ("GET", "/models", None),
     ("GET", "/v1/models", None),
@@ -169,3 +182,47 @@ def test_no_page_and_no_rebound_name_gets_through(daemon: Daemon) -> None:
     for origin in ("https://app.example", "http://dev.example:5173", "http://localhost:3000"):
         status, answered, _ = ask(daemon, "GET", "/models", {"Origin": origin})
         assert (status, answered["access-control-allow-origin"], answered["vary"]) == (200, origin, "Origin")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models/dmr/demo",
+        "/models/dmr%2Fdemo",
+        "/models/dmr%2fdemo:latest",
+        "//models//dmr//demo",
+        "/models/dmr/demo/",
+        "/models/%64mr/demo",
+        "/x/%2e%2e/models/dmr/demo",
+        "/x/..%2Fmodels/dmr/demo",
+        "/v1/models/dmr%2Fdemo",
+        "/exp/vDD4.40/models/dmr%2Fdemo",
+        "/exp/vDD4.40//engines/v1/models/dmr/demo/",
+    ],
+)
+def test_a_model_has_many_spellings_and_one_meaning(served: Daemon, path: str) -> None:
+    status, _, body = ask(served, "GET", path, {})
+
+    assert status == 200
+    assert "demo" in body or "sha256:" in body
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/..%2f..%2fetc/passwd", "/models/%00", "/models/%ff%fe", "/models/dmr%252Fdemo"]
+)
+def test_strange_paths_are_no_models(served: Daemon, path: str) -> None:
+    assert ask(served, "GET", path, {})[0] in (400, 404)
+
+
+def test_a_body_that_is_announced_as_too_large_is_refused_unread(served: Daemon) -> None:
+    """The refusal comes though not a byte of the body was sent, and the connection is closed."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", served.port), LIMIT) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        )
+        while piece := connection.recv(65536):
+            answer += piece
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"request_too_large" in answer

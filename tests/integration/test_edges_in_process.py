@@ -200,7 +200,9 @@ async def test_no_page_of_another_origin_and_no_rebound_name_reaches_any_route(
         [("origin", "null")],
         [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
         [("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")],
-        [("host", "evil.example")],  # beside the right one: which of them counts is anybody's guess
+        # Beside the right one: which of them counts is anybody's guess.
+        [("host", "evil.example")],
+        [("host", "evil.example"), ("host", "localhost")],
     ):
         assert (await world.call(method, path, body, headers=headers)).status == 403
 

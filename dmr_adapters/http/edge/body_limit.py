@@ -1,7 +1,6 @@
 """Bodies that say they are too large are refused before a byte of them is read.
 
-A client that waits for ``100 Continue`` (RFC 9110, 10.1.1) then never sends it. Bodies of unknown length are counted by
-whoever reads them.
+Bodies of unknown length are counted by whoever reads them.
 """
 
 from __future__ import annotations
