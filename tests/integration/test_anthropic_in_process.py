@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dmr_adapters.http.anthropic import relay
 from dmr_core.domain.capability import Capabilities, Dialect, TokenCounter
 from dmr_core.errors import EngineExitedError, UpstreamError
 from dmr_core.ports.transport import UpstreamRequest
@@ -206,6 +207,21 @@ async def test_an_error_in_an_engines_own_stream_gets_the_shape(native: World) -
     *begun, last, _ = answer.body.split(b"\n\n")
     assert 2 == len(begun)
     assert {"type": "error", "error": {"type": "api_error", "message": "gone"}} == json.loads(last.split(b"data: ")[1])
+
+
+async def test_a_quiet_engine_is_covered_by_pings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "PING_EVERY", 0.0)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        yield b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+
+    world.engine.reply = lambda asked: EngineAnswer(200, SSE, stream()) if asked.method == "POST" else None
+    answer = await world.call("POST", "/v1/messages", {**BODY, "stream": True})
+    kinds = [event["type"] for event in events_of(answer.body)]
+    assert ["message_start", "ping", "ping"] == kinds[:3]
+    assert "message_stop" == kinds[-1]
 
 
 @pytest.mark.parametrize(

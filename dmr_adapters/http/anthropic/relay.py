@@ -19,7 +19,8 @@ __all__ = ["NativeRelay", "TranslatingRelay"]
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache"))
 _MAX_ERROR: Final = 1024 * 1024
-_PING_EVERY: Final = 10.0
+PING_EVERY = 10.0
+"""Seconds of an engine's silence after which a client gets a ping."""
 _ERROR: Final = b"event: error\n"
 
 
@@ -42,10 +43,9 @@ class NativeRelay(Relay):
 
 @attrs.define(eq=False, kw_only=True)
 class TranslatingRelay(NativeRelay):
-    """Makes a message of a chat completion. ``model`` is the name the client used; ``pause`` is seconds between pings."""
+    """Makes a message of a chat completion. ``model`` is the name the client used."""
 
     model: str
-    pause: float = _PING_EVERY
 
     async def answer(self, response: UpstreamResponse, rename: Callable[[bytes], bytes] | None) -> None:
         """See :class:`Relay`."""
@@ -81,7 +81,7 @@ class TranslatingRelay(NativeRelay):
         """The next bytes; while there are none, the client gets a ping now and then."""
         reading = asyncio.ensure_future(response.read())
         try:
-            while not (await asyncio.wait({reading}, timeout=self.pause))[0]:
+            while not (await asyncio.wait({reading}, timeout=PING_EVERY))[0]:
                 await self.write(PING, more=True)
             return reading.result()
         finally:
