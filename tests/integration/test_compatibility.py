@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ async def test_keep_alive_is_text_to_configure_and_read_back_as_a_duration(world
 async def test_a_busy_runner_was_last_used_in_the_year_one(world: World) -> None:
     """G8: which the stock CLI reads as now."""
     answering = asyncio.ensure_future(world.chat("one", "word " * 500, body={"stream": True}))
-    runners = []
+    runners: list[dict[str, Any]] = []
     while not runners or "in_use" not in runners[0]:
         await asyncio.sleep(0)
         assert not answering.done()

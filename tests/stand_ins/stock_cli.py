@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.stand_ins.stock_admin import AdministrationCommands
 from tests.stand_ins.stock_options import COMMANDS, parser
 from tests.stand_ins.stock_package import Archive, archive, from_gguf, with_context_size
 from tests.stand_ins.stock_reference import InvalidTagError, display, parse_target
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None, environ: dict[str, str] | None = Non
     try:
         options = parser().parse_args(argv)
         cli = StockCli(dict(os.environ) if environ is None else environ)
-        commands: dict[str, Callable[[argparse.Namespace], None]] = {name: getattr(cli, name) for name in COMMANDS}
+        commands: dict[str, Callable[[argparse.Namespace], None]] = {
+            name: getattr(cli, name.replace("-", "_")) for name in COMMANDS
+        }
         commands[{"list": "ls", "stop": "unload"}.get(options.command, options.command)](options)
     except (StockError, InvalidTagError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None, environ: dict[str, str] | None = Non
     return 0
 
 
-class StockCli:
+class StockCli(AdministrationCommands):
     """One method for each command."""
 
     def __init__(self, environ: dict[str, str]) -> None:
@@ -62,7 +65,10 @@ class StockCli:
         print(self._prefixed("Failed to push model", lambda: self._transfer(path, self._token(options.model), "push")))
 
     def ls(self, options: argparse.Namespace) -> None:
-        """``ls [-q|--json]``."""
+        """``ls [-q|--json|--openai]``."""
+        if options.openai:
+            print(json.dumps(self._openai("engines/v1/models", "list"), indent=4, ensure_ascii=False))
+            return
         models = self._prefixed("Failed to list models", lambda: self._wire.json("GET", "models"))
         if not isinstance(models, list):
             raise StockError("Failed to list models: not an array")
@@ -77,7 +83,10 @@ class StockCli:
             self._table(models)
 
     def inspect(self, options: argparse.Namespace) -> None:
-        """``inspect MODEL [-r]``."""
+        """``inspect MODEL [-r|--openai]``."""
+        if options.openai:
+            print(json.dumps(self._openai(f"engines/v1/models/{options.model}", "model"), indent=4, ensure_ascii=False))
+            return
         print(json.dumps(self._inspected(options), indent=4, ensure_ascii=False))
 
     def show(self, options: argparse.Namespace) -> None:
@@ -208,6 +217,13 @@ class StockCli:
             return action()
         except StockError as error:
             raise StockError(NOT_RUNNING if str(error) == NOT_RUNNING else f"{prefix}: {error}") from error
+
+    def _openai(self, path: str, kind: str) -> dict[str, Any]:
+        found = self._wire.json("GET", path, what="listing")
+        for model in found["data"] if kind == "list" else [found]:
+            if model.get("object") != "model" or type(model.get("created")) is not int or not model.get("id"):
+                raise StockError(f"no model of OpenAI's: {model!r}")
+        return dict(found)
 
     def _inspected(self, options: argparse.Namespace) -> dict[str, Any]:
         query = "remote=true" if options.remote else ""

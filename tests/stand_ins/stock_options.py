@@ -11,6 +11,7 @@ __all__ = ["COMMANDS", "parser"]
 COMMANDS: Final = (
     *("pull", "push", "ls", "inspect", "show", "rm", "tag", "package"),
     *("ps", "df", "unload", "purge", "status", "version", "run"),
+    *("configure", "compose", "bench", "requests", "logs", "install-runner", "uninstall-runner"),
 )
 
 
@@ -31,8 +32,12 @@ def parser() -> argparse.ArgumentParser:
     listing = command("ls", aliases=("list",))
     listing.add_argument("-q", "--quiet", action="store_true")
     listing.add_argument("--json", action="store_true")
+    listing.add_argument("--openai", action="store_true")
     for name in ("inspect", "show"):
-        command(name, ("model", None)).add_argument("-r", "--remote", action="store_true")
+        looking = command(name, ("model", None))
+        looking.add_argument("-r", "--remote", action="store_true")
+        if name == "inspect":
+            looking.add_argument("--openai", action="store_true")
     command("rm", ("models", "+")).add_argument("-f", "--force", action="store_true")
     command("tag", ("source", None), ("target", None))
     package = command("package", ("model", None))
@@ -46,6 +51,21 @@ def parser() -> argparse.ArgumentParser:
     unload.add_argument("--backend", default="")
     command("purge").add_argument("-f", "--force", action="store_true")
     command("run", ("model", None), ("prompt", "*")).add_argument("-d", "--detach", action="store_true")
-    for name in ("ps", "df", "status", "version"):
+    configuring = command("configure", ("action", None), ("model", "?"))
+    configuring.add_argument("--flags", default="")  # the original takes them behind a double dash
+    compose = command("compose", ("action", None))
+    compose.add_argument("--model", action="append", required=True)
+    for made in (configuring, compose):
+        made.add_argument("--context-size", type=int)
+    configuring.add_argument("--mode", default="")
+    configuring.add_argument("--keep-alive")
+    configuring.add_argument("--backend", default="")
+    command("bench", ("model", None))
+    watching = command("requests")
+    watching.add_argument("--model", default="")
+    watching.add_argument("-f", "--follow", action="store_true")
+    for name in ("install-runner", "uninstall-runner"):
+        command(name).add_argument("--backend", required=True)
+    for name in ("ps", "df", "status", "version", "logs"):
         command(name)
     return made_parser
