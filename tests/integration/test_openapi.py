@@ -48,8 +48,9 @@ def serves(route: Route, operation: Operation) -> bool:
 def is_inference(operation: Operation) -> bool:
     path = example(operation.path)
     anthropic = match_anthropic(path)
-    known = match_inference(path) is not None or (anthropic is not None and anthropic.inference is not None)
-    return operation.method == "POST" and known
+    if anthropic is not None:
+        return operation.method == "GET" or anthropic.inference is not None
+    return operation.method == "POST" and match_inference(path) is not None
 
 
 async def test_every_documented_operation_has_a_route(world: World) -> None:

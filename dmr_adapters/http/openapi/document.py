@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from dmr_adapters.http.edge.paths import DESKTOP_PREFIX
-from dmr_adapters.http.openapi import inference, management, responses
+from dmr_adapters.http.openapi import anthropic, inference, management, responses
 from dmr_adapters.http.openapi.operation import Operation, Query
 from dmr_adapters.http.openapi.schemas import SCHEMAS
 
@@ -37,6 +37,7 @@ def operations(*, metrics: bool = True) -> Iterator[Operation]:
     """The whole table; ``metrics`` is whether ``/metrics`` is served."""
     yield from inference.operations()
     yield from responses.operations()
+    yield from anthropic.operations()
     yield from management.operations(metrics=metrics)
 
 

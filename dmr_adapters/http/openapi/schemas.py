@@ -134,6 +134,16 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         has_more=_BOOLEAN,
     ),
     "ResponseDeleted": _object("id object deleted", id=_STRING, object={"const": "response"}, deleted={"const": True}),
+    "AnthropicModel": _object(
+        "type id display_name created_at", type={"const": "model"}, id=_STRING, display_name=_STRING, created_at=_STRING
+    ),
+    "AnthropicModelList": _object(
+        "data has_more first_id last_id",
+        data=_array(_ref("AnthropicModel")),
+        has_more=_BOOLEAN,
+        first_id=_nullable(_STRING),
+        last_id=_nullable(_STRING),
+    ),
     "OpenAIModel": _object(
         "id object created owned_by", id=_STRING, object={"const": "model"}, created=_INTEGER, owned_by=_STRING
     ),
