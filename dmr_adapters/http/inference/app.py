@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -60,12 +61,12 @@ class InferenceApp:
         finally:
             exchange.finish()
 
-    async def _plan(self, route: InferenceRoute, body: Body, exchange: Exchange) -> Plan:
+    def _plan(self, route: InferenceRoute, body: Body, exchange: Exchange) -> Awaitable[Plan]:
         exchange.name = body.model
         if body.keep_alive is not None:
             exchange.keep_alive = read_keep_alive(body.keep_alive)
         stock = is_stock_cli(exchange.user_agent.decode("latin-1"))
-        return await plan_for(self._services, route, body.model, stock=stock)
+        return plan_for(self._services, route, body.model, stock=stock)
 
     def _compare(self, body: Body, plan: Plan, exchange: Exchange) -> None:
         """What the engine will ignore is said in the answer, or refused. Mostly one comparison of two sets."""
