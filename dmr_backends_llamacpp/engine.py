@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig
 from dmr_core.domain.gpu import CPU
 from dmr_core.domain.memory import Memory
 from dmr_core.domain.provenance import Claim, Source
-from dmr_core.errors import BackendNotInstalledError, EngineExitedError
+from dmr_core.errors import BackendNotInstalledError, EngineExitedError, UpstreamError
 from dmr_core.ports.backend import EngineContext
 from dmr_core.ports.engine import Argument, Engine, EngineProcess, LaunchRequest, MemoryRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
@@ -73,7 +74,9 @@ class LlamaCppEngine(Engine):
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
         runtime = find_runtime(_search(self.context))
-        await self._programs.ask(runtime)
+        if self._tells(request):
+            with suppress(UpstreamError):  # what it cannot be asked it cannot be started for either
+                await self._programs.ask(runtime)
         socket = self.context.processes.socket_path("llama")
         command = (*runtime.command, *server_arguments(request, self.base, socket, self._extra(runtime, request)))
         process = await self.context.processes.start(
@@ -117,11 +120,14 @@ class LlamaCppEngine(Engine):
         context = self.context
         if context.forced and context.variant == CPU:
             extra.append(("--device", "none", Claim("none", Source.ENVIRONMENT, f"DMR_OVERRIDE_GPU={CPU}")))
-        required = request.config.require not in (None, GpuRequirement.NONE)
         facts = self._programs.known(runtime)
-        if (required or context.variant != CPU) and facts is not None and facts.build >= TELLING_BUILD:
+        if self._tells(request) and facts is not None and facts.build >= TELLING_BUILD:
             extra.append(("--verbosity", "4", Claim("4", Source.RUNNER, "it then tells where it put the model")))
         return tuple(extra)
+
+    def _tells(self, request: LaunchRequest) -> bool:
+        """Whether anybody wants to know where it puts the model."""
+        return self.context.variant != CPU or request.config.require not in (None, GpuRequirement.NONE)
 
 
 def _search(context: EngineContext) -> Search:

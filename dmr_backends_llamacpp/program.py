@@ -40,7 +40,10 @@ class Programs:
     _known: dict[tuple[str, int, int], Facts] = attrs.field(factory=dict)
 
     async def ask(self, runtime: Runtime) -> Facts:
-        """What ``runtime`` is. Never fails: a program that does not answer is of an unknown version."""
+        """What ``runtime`` is; a program that does not answer is of an unknown version.
+
+        Raises as :meth:`ProcessSupervisor.start`.
+        """
         if not runtime.native:
             return Facts(commit=runtime.origin)
         key = _key(runtime)

@@ -58,6 +58,8 @@ KNOBS: Final = (
     Knob("--seed", ("-s", "--seed"), ("-1", "7")),
 )
 BY_WORD: Final = {word: knob for knob in KNOBS for word in (*knob.spellings, *knob.off)}
+# Settings that are no flags of an engine.
+NO_FLAGS: Final = frozenset({"keep_alive", "max-concurrency", "require", "accelerator"})
 # Words of which the vector has to be full, and of which nobody chose anything.
 NO_CHOICE: Final = ("--model", "--host", "--alias")
 
@@ -140,6 +142,7 @@ def document(draw: st.DrawFn) -> dict[str, Any]:
         **_some(draw, "context-size", [-1, 512, 8192]),
         **_some(draw, "keep_alive", ["0s", "5m", "90s", "2h", "-1"]),
         **_some(draw, "max-concurrency", [1, 16]),
+        **_some(draw, "require", ["none"]),
         **_some(draw, "llamacpp", [{"reasoning-budget": budget} for budget in (-1, 0, 100)]),
         **_some(draw, "speculative", [speculative]),
     }
@@ -245,7 +248,10 @@ def _expected_of_runner(case: Case, *, running: bool) -> dict[str, Claims]:
     limit: Claims = [("unlimited", "default")]
     if "max-concurrency" in case.configuration:
         limit.append((str(case.configuration["max-concurrency"]), "configuration"))
-    return {"keep_alive": keep, "max-concurrency": limit}
+    required: Claims = [("none", "default")]
+    if "require" in case.configuration:
+        required.append((case.configuration["require"], "configuration"))
+    return {"keep_alive": keep, "max-concurrency": limit, "require": required, "accelerator": [("cpu", "runner")]}
 
 
 def _slot(use: Use) -> object:
@@ -303,7 +309,7 @@ def check_settings(found: dict[str, Any], expected: dict[str, Claims], names: di
         assert shown == [claims[-1]], name
         lost = [(names.get(one["value"], one["value"]), one["source"]) for one in by_name[name][0]["overrode"]]
         assert lost == claims[-2::-1], name
-        if shown[0][0] not in {"the engine's own", "unlimited"} and name not in {"keep_alive", "max-concurrency"}:
+        if shown[0][0] not in {"the engine's own", "unlimited"} and name not in NO_FLAGS:
             assert actual.pop(name) == shown[0][0]
     assert actual.keys() <= {"lora"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -11,7 +10,7 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -38,8 +37,8 @@ from dmr_adapters.registry.lazy import LazyOciRegistry
 from dmr_adapters.response_store.sqlite import open_response_store
 from dmr_adapters.transport.stream_transport import StreamTransport
 from dmr_cli.server.contexts import engine_contexts
+from dmr_cli.server.detecting import chosen, detect
 from dmr_cli.server.lazy_source import DEMO_REPOSITORY, LazyModelSource
-from dmr_core.domain.acceleration import choose_accelerator
 from dmr_core.domain.gpu import Detection
 from dmr_core.domain.reference import HUGGING_FACE
 from dmr_core.domain.settings import Settings
@@ -94,8 +93,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-_DETECTION_TIMEOUT: Final = 20.0
-"""Seconds: a guard against plugins. Ours give up earlier; eight GPUs that must be woken first do take seconds."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,12 +147,8 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         plugins = PluginRegistry.discover(
             installed_entry_points() if use.entry_points is None else use.entry_points, settings.disabled_plugins
         )
-        detections = await _detect(plugins, list(plugins.detectors))
-        accelerator = choose_accelerator(
-            detections,
-            {variant: spec.priority for variant, spec in plugins.detectors.items()},
-            settings.gpu_override,
-        )
+        detections = await detect(plugins, list(plugins.detectors))
+        accelerator = chosen(plugins, detections, settings.gpu_override)
         specs = {**plugins.backends, **{spec.name: spec for spec in use.backends}}
         backends, sources = BackendService.build(
             specs,
@@ -168,7 +161,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         await backends.refresh()
         used = [accelerator.variant] if accelerator.variant in plugins.detectors else []
         acceleration = AccelerationService(
-            accelerator=accelerator, detections=detections, look=partial(_detect, plugins, used)
+            accelerator=accelerator, detections=detections, look=partial(detect, plugins, used)
         )
         launching = LaunchingService(
             store=store,
@@ -185,7 +178,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         async def look_again() -> tuple[Detection, ...] | None:
             """Accelerators as they are now, as long as nothing of ours is on them: not before it, nor after it."""
             seen = [found.variant for found in detections if found.present and found.variant in plugins.detectors]
-            found = None if scheduler.runners() else await _detect(plugins, seen)
+            found = None if scheduler.runners() else await detect(plugins, seen)
             return None if scheduler.runners() else found
 
         memory = _memory(settings, use, processes, detections, look_again)
@@ -358,25 +351,6 @@ def _hub(settings: Settings, clock: Clock, stack: AsyncExitStack) -> ModelHub:
     )
     stack.push_async_callback(hub.aclose)
     return hub
-
-
-async def _detect(plugins: PluginRegistry, variants: Iterable[str]) -> tuple[Detection, ...]:
-    """What these detectors see. A detector that raises or hangs is a plugin that failed, no more."""
-
-    async def one(variant: str) -> Detection:
-        try:
-            async with asyncio.timeout(_DETECTION_TIMEOUT):
-                return await plugins.detectors[variant].factory().detect()
-        except TimeoutError:
-            return Detection(variant=variant, detail=f"no answer within {_DETECTION_TIMEOUT:g} s")
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            raise
-        except BaseException as exc:  # a plugin's code, which may call sys.exit
-            plugins.fail(variant, exc)
-            return Detection(variant=variant, detail=f"{type(exc).__name__}: {exc}")
-
-    found = await asyncio.gather(*(one(variant) for variant in variants))
-    return tuple(sorted(found, key=lambda detection: detection.variant))
 
 
 def _memory(
