@@ -34,6 +34,7 @@ LIST: Final = ("-L",)
 _MIB: Final = 1 << 20
 _LOST: Final = 15
 _GPU_LINE: Final = re.compile(r"^GPU (\d{1,4}): ")
+_PROFILE: Final = re.compile(r"\d{1,2}g\.(\d{1,4})gb\b")
 _MIG_LINE: Final = re.compile(r"^\s+MIG (\S{1,40})\s+Device\s+(\d{1,4}): \(UUID: (MIG-[0-9A-Za-z/-]{1,100})\)")
 
 
@@ -68,14 +69,14 @@ def parse_query(text: str) -> NvidiaReport | None:
 
 
 def parse_instances(report: NvidiaReport, text: str) -> NvidiaReport:
-    """With the MIG instances that :data:`LIST` printed. It does not tell their memory."""
+    """With the MIG instances that :data:`LIST` printed. Of their memory it tells what is in the name of their profile."""
     instances: dict[int, list[NvidiaGpu]] = {}
     parent = -1
     for line in text.splitlines()[:4096]:
         if head := _GPU_LINE.match(line):
             parent = int(head[1])
         elif part := _MIG_LINE.match(line):
-            named = NvidiaGpu(index=int(part[2]), name=f"MIG {part[1]}", uuid=part[3])
+            named = NvidiaGpu(index=int(part[2]), name=f"MIG {part[1]}", uuid=part[3], total=_profile_memory(part[1]))
             instances.setdefault(parent, []).append(named)
     return attrs.evolve(
         report,
@@ -89,6 +90,12 @@ def parse_instances(report: NvidiaReport, text: str) -> NvidiaReport:
             for gpu in report.gpus
         ),
     )
+
+
+def _profile_memory(profile: str) -> int | None:
+    """Bytes that an instance of ``3g.20gb`` has at least: 95 % of the name's GiB, which 1g.5gb has exactly (4864 MiB)."""
+    found = _PROFILE.match(profile)
+    return int(found[1]) * 1024 * _MIB * 95 // 100 if found else None
 
 
 def _mebibytes(text: str) -> int | None:

@@ -6,18 +6,21 @@ among those it left; see "GPU isolation techniques" of the ROCm documentation.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import attrs
 
+from dmr_adapters.gpu.patience import look_within
 from dmr_adapters.gpu.pci import AMD, find_accelerators
 from dmr_core.domain.gpu import Detection
 from dmr_core.ports.gpu import GpuDetector
 
 __all__ = ["RocmDetector"]
+
+_LIMIT: Final = 8.0
 
 
 def _may_use(path: Path) -> bool:
@@ -33,10 +36,16 @@ class RocmDetector(GpuDetector):
     proc: Path = Path("/proc")
     environ: Mapping[str, str] = attrs.field(factory=lambda: dict(os.environ))
     may_use: Callable[[Path], bool] = _may_use
+    limit: float = _LIMIT
 
     async def detect(self) -> Detection:
         """See :class:`GpuDetector`."""
-        return await asyncio.to_thread(self._look)
+        try:
+            return await look_within(self.limit, self._look)
+        except TimeoutError:
+            return _none(
+                f"The amdgpu driver did not answer within {self.limit:g} s: see `dmesg` for messages of amdgpu, and restart the machine."
+            )
 
     def _look(self) -> Detection:
         kfd = self.dev / "kfd"

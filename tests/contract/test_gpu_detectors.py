@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,20 @@ class TestNvidiaSmi(_Nvidia):
         )
         return self.nvidia(smi=self.machine.tool("nvidia-smi", ("--query-gpu", rows)))
 
+    def partitioned(self) -> tuple[GpuDetector, int]:
+        self.files(1)
+        answers = (
+            ("--query-gpu", RECORDED / "nvidia-smi-query-a100-mig.csv"),
+            ("-L", RECORDED / "nvidia-smi-list-a100-mig.txt"),
+        )
+        return self.nvidia(smi=self.machine.tool("nvidia-smi", *answers)), 2
+
+    def without_runtime(self) -> GpuDetector:
+        self.files(1)
+        return self.nvidia(
+            smi=self.machine.tool("nvidia-smi", ("", "NVIDIA-SMI has failed because it couldn't communicate"), code=9)
+        )
+
     def confused(self) -> GpuDetector:
         self.files(1)
         return self.nvidia(smi=self.machine.tool("nvidia-smi", ("", "\x1b[31m0, GPU-\x07, , -1, , x, , , \n")))
@@ -113,9 +129,28 @@ class TestNvidiaSmi(_Nvidia):
 class TestRocm(_OnFiles, GpuDetectorContract):
     variant = "rocm"
 
-    def amd(self) -> RocmDetector:
+    @pytest.fixture(autouse=True)
+    def _freed(self) -> Iterator[None]:
+        """Threads that a driver holds are let go in the end."""
+        self.held: list[Path] = []
+        yield
+        for file in self.held:
+            os.close(os.open(file, os.O_RDWR | os.O_NONBLOCK))
+
+    def amd(self, limit: float = 8.0) -> RocmDetector:
         machine = self.machine
-        return RocmDetector(dev=machine.dev, sys=machine.sys, proc=machine.proc, environ={}, may_use=Path.exists)
+        return RocmDetector(
+            dev=machine.dev, sys=machine.sys, proc=machine.proc, environ={}, may_use=Path.exists, limit=limit
+        )
+
+    def hanging(self) -> GpuDetector:
+        """A file of the driver that is opened and never read: as a pipe that nobody writes to."""
+        self.machine.amd_gpu(1, bus=5)
+        file = self.machine.sys / "class/kfd/kfd/topology/nodes/1/properties"
+        file.unlink()
+        os.mkfifo(file)
+        self.held.append(file)
+        return self.amd(limit=_BRIEF)
 
     def detector(self, devices: int) -> GpuDetector:
         if devices:

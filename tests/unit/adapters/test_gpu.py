@@ -130,7 +130,8 @@ def test_the_tool_names_mig_instances_without_their_memory() -> None:
     assert gpus is not None
     report = parse_instances(gpus, recorded("nvidia-smi-list-a100-mig.txt"))
     found, _ = usable_devices(report, {}, None)
-    assert [("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None)] == [
+    memory = {"3g.20gb": 19 * 1024 * _MIB, "1g.5gb": 4864 * _MIB}
+    assert [(f"NVIDIA A100-SXM4-40GB MIG {profile}", total) for profile, total in memory.items()] == [
         (device.name, device.memory_total) for device in found
     ]
 
