@@ -9,7 +9,7 @@ from dmr_core.domain.acceleration import Placement
 
 __all__ = ["read_placement"]
 
-_DEVICE: Final = re.compile(r"[^\n]*\bdevice_config=(?P<device>[a-z]+)[^\n]*")
+_DEVICE: Final = re.compile(r"\bdevice_config=(?P<device>[a-z]{1,32})")
 _CPU: Final = "cpu"
 
 

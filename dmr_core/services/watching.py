@@ -118,9 +118,11 @@ class WatchedEngine(RunningEngine):
         """See :class:`RunningEngine`. Kept, if it was told once."""
         if self.placed is None:
             try:
-                self.placed = self.engine.placement()
-            except Exception:  # a plugin's code: what it cannot tell is not known
+                told: object = self.engine.placement()
+            except (Exception, SystemExit):  # a plugin's code: what it cannot tell is not known
                 _log.exception("%s cannot tell where it computes", self.backend)
+                return None
+            self.placed = told if isinstance(told, Placement) else None
         return self.placed
 
     async def memory(self) -> Footprint | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from dmr_core.domain.acceleration import Placement
 from dmr_core.domain.artifact import Format
 from dmr_core.domain.engine import BackendState, BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.memory import Footprint
@@ -32,6 +33,7 @@ class FakeRunningEngine(RunningEngine):
         self.cpu: float | None = 0.0
         self.owns: bool | None = True
         self.footprint: Footprint | None = None
+        self.asked_where = 0
         self._engine = engine
         self._endpoint = endpoint
         self._ended: asyncio.Future[EngineExitedError] = asyncio.get_running_loop().create_future()
@@ -51,6 +53,11 @@ class FakeRunningEngine(RunningEngine):
         self._engine.transport.silence(self._endpoint)
         if not self._ended.done():
             self._ended.set_result(EngineExitedError(self._engine.name, returncode, "crashed"))
+
+    def placement(self) -> Placement | None:
+        """See :class:`RunningEngine`. What :attr:`FakeEngine.places` gives for this many questions before."""
+        self.asked_where += 1
+        return self._engine.places(self.asked_where - 1)
 
     async def memory(self) -> Footprint | None:
         """See :class:`RunningEngine`. What a test set ``footprint`` to."""
@@ -82,7 +89,7 @@ class FakeEngine(Engine):
     cleared to hold a load, and set to let it finish; ``refuse`` names a setting that is refused. ``installed`` says
     whether the engine is there. ``installs`` and ``removals`` list what was asked for; ``may_install`` can be cleared
     to hold an installation, ``install_fails`` and ``uninstall_fails`` make them raise, ``says`` is the progress told.
-    ``reply`` answers requests in the engine's place, where it does not give ``None``. ``parallel`` is the most installations and removals that ever ran at once.
+    ``places`` says where it put a model. ``reply`` answers requests in the engine's place, where it does not give ``None``. ``parallel`` is the most installations and removals that ever ran at once.
     """
 
     transport: InMemoryTransport
@@ -101,6 +108,7 @@ class FakeEngine(Engine):
     says: tuple[tuple[str, float | None], ...] = (("downloading fake 1.0", 0.5),)
     parallel: int = 0
     reply: Callable[[UpstreamRequest], Answer | None] | None = None
+    places: Callable[[int], Placement | None] = lambda _asked: None
     _working: int = 0
 
     def __attrs_post_init__(self) -> None:

@@ -8,13 +8,16 @@ import itertools
 import attrs
 import pytest
 
+from dmr_core.domain.acceleration import Accelerator, GpuRequirement, Placement
 from dmr_core.domain.artifact import ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
+from dmr_core.domain.gpu import GpuDevice
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import (
     BackendNotFoundError,
     EngineExitedError,
+    EngineNotAcceleratedError,
     EngineStartTimeoutError,
     EngineUnusableError,
     ModelNotFoundError,
@@ -24,6 +27,7 @@ from dmr_core.ports.engine import EngineProcess, LaunchRequest, RunningEngine
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 from dmr_core.services import launching as module
+from dmr_core.services.acceleration import AccelerationService
 from dmr_core.services.backends import Backend, BackendService
 from dmr_core.services.launching import LaunchingService
 from dmr_core.services.scheduling.events import Launch
@@ -303,6 +307,78 @@ async def test_a_loaded_engine_that_falls_silent_ends_for_whoever_waits(world: W
     stopped.append(world.engine.started[0].stopped)
     assert stopped == [False, True]  # stopping it is for whoever watches the runner
     assert world.left() == (0, 0)
+
+
+# --- where it computes ------------------------------------------------------------------------------
+
+ON_GPU = Placement(devices=("CUDA0",), layers=5, total_layers=5)
+H100 = Accelerator(variant="cuda", devices=(GpuDevice(index=0, name="NVIDIA H100"),))
+
+
+def with_gpu(world: World) -> World:
+    """The same machine with a GPU."""
+    service = attrs.evolve(world.service, acceleration=AccelerationService(accelerator=H100))
+    return attrs.evolve(world, service=service)
+
+
+async def test_where_it_computes_is_asked_once_it_is_ready_and_kept(world: World) -> None:
+    world.engine.places = lambda asked: ON_GPU if asked == 0 else None
+    running = await world.launch(await world.add(b"one"), EngineConfig(require=GpuRequirement.ALL_LAYERS))
+
+    assert (ON_GPU, "") == (running.placement(), running.warning)
+    assert running.placement() is ON_GPU
+    assert world.engine.started[0].asked_where == 1
+
+
+async def test_an_engine_that_must_tell_is_given_a_moment(world: World) -> None:
+    """Its log may come out of a thread of its own, after the first healthy answer."""
+    world.engine.places = lambda asked: ON_GPU if asked >= 3 else None
+    launching = asyncio.create_task(world.launch(await world.add(b"one"), EngineConfig(require=GpuRequirement.GPU)))
+    await world.clock.advance(0.5)
+
+    assert (await launching).placement() is ON_GPU
+
+
+@pytest.mark.parametrize("told", [None, Placement(), "CUDA0", ValueError("a bug"), SystemExit(3)])
+async def test_an_engine_that_is_not_where_it_must_be_is_stopped(world: World, told: object) -> None:
+    def places(_asked: int) -> Placement | None:
+        if isinstance(told, BaseException):
+            raise told
+        return told  # type: ignore[return-value]  # what a plugin may do
+
+    world.engine.places = places
+    launching = asyncio.create_task(
+        with_gpu(world).launch(await world.add(b"one"), EngineConfig(require=GpuRequirement.GPU))
+    )
+    await world.clock.advance(2.0)
+
+    with pytest.raises(EngineNotAcceleratedError, match="requires a GPU"):
+        await launching
+    assert world.engine.started[0].stopped
+    assert world.left() == (0, 0)
+
+
+async def test_an_engine_that_may_be_anywhere_is_not_waited_for_and_warned_of(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = await with_gpu(world).launch(await world.add(b"one"))
+    assert (None, "") == (silent.placement(), silent.warning)
+
+    world.engine.places = lambda _asked: Placement(cause="the driver is too old")
+    on_cpu = await with_gpu(world).launch(await world.add(b"two"))
+    assert "fake computes on the CPU although there is NVIDIA H100 (cuda): the driver is too old" in on_cpu.warning
+    assert on_cpu.warning in caplog.text
+
+
+async def test_where_a_process_computes_is_read_from_its_output() -> None:
+    processes = FakeProcessSupervisor(scripts={"engine": ProcessScript(output="on CUDA0")})
+    process = await processes.start(ProcessSpec(name="engine", argv=("engine",)))
+    endpoint = Endpoint(socket=processes.socket_path("engine"))
+
+    assert EngineProcess("fake", process, endpoint).placement() is None
+    read = EngineProcess("fake", process, endpoint, reads_placement=lambda said: Placement(devices=(said[3:],)))
+    assert str(read.placement()) == "CUDA0"
+    assert read.warning == ""
 
 
 async def test_the_plugin_explains_a_program_that_cannot_be_started(world: World) -> None:
