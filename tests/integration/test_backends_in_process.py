@@ -100,6 +100,7 @@ async def test_details_of_a_backend(world: World) -> None:
         "state": "not-installed",
         "status": "Not Installed",
         "detail": "package not installed",
+        "program": None,
         "formats": ["gguf"],
         "modes": ["completion", "embedding"],
         "supported": True,

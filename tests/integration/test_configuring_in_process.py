@@ -447,6 +447,8 @@ async def test_explain_says_what_is_known_of_an_engine_that_shows_no_arguments(w
         found = (await service.call("GET", "/dmr/v1/explain?model=three")).json()
         said = {one["name"]: (one["value"], one["source"]) for one in found["settings"]}
         assert said == {
+            "accelerator": ("cpu", "runner"),
+            "require": ("none", "default"),
             "context-size": ("512", "artifact"),
             "keep_alive": ("5m0s", "default"),
             "llamacpp.reasoning-budget": ("5", "configuration"),

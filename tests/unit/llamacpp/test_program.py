@@ -103,7 +103,9 @@ async def test_the_accelerator_asks_for_flags_that_others_may_say_differently(
     running = await engine.start(launch(tmp_path, config))
 
     words = running.argv
-    found = {word: words[index + 1] for index, word in enumerate(words) if word in ("--verbosity", "--device")}
+    found: dict[str, str | None] = {
+        word: words[index + 1] for index, word in enumerate(words) if word in ("--verbosity", "--device")
+    }
     found |= {"--verbose": None} if "--verbose" in words else {}
     assert flags == found
     told = engine.arguments(launch(tmp_path, config))
