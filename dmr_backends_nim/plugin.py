@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dmr_core.domain.reference import Reference
+from dmr_core.domain.engine import EngineMode
 from dmr_core.hookspecs import hookimpl
 from dmr_core.ports.backend import BackendSpec, EngineContext
 from dmr_core.ports.engine import Engine
@@ -14,19 +14,21 @@ __all__ = ["dmr_backends"]
 
 
 def _engine(context: EngineContext) -> Engine:
-    from dmr_backends_nim.engine import NimEngine  # noqa: PLC0415 - discovery must stay cheap
+    from dmr_backends_nim.docker_engine import DockerEngine  # noqa: PLC0415 - discovery must stay cheap
+    from dmr_backends_nim.engine import NimEngine  # noqa: PLC0415
+    from dmr_backends_nim.settings import NimSettings  # noqa: PLC0415
 
-    return NimEngine(context)
+    settings = NimSettings.read(context.environment)
+    return NimEngine(settings, context, DockerEngine(settings.docker))
 
 
-def _source(_context: EngineContext) -> ModelSource:
+def _source(context: EngineContext) -> ModelSource:
+    from dmr_backends_nim.docker_engine import DockerEngine  # noqa: PLC0415 - as above
     from dmr_backends_nim.model_source import NimModelSource  # noqa: PLC0415
+    from dmr_backends_nim.settings import NimSettings  # noqa: PLC0415
 
-    return NimModelSource()
-
-
-def _claims(reference: Reference) -> bool:
-    return reference.registry == "nvcr.io" and reference.repository.startswith("nim/")
+    settings = NimSettings.read(context.environment)
+    return NimModelSource(settings, context, DockerEngine(settings.docker))
 
 
 @hookimpl
@@ -36,7 +38,18 @@ def dmr_backends() -> Iterable[BackendSpec]:
         name="nim",
         summary="NVIDIA NIM containers (nvcr.io/nim/…)",
         factory=_engine,
-        environment=("DOCKER_HOST",),
-        claims=_claims,
+        modes=frozenset({EngineMode.COMPLETION, EngineMode.EMBEDDING, EngineMode.RERANKING}),
+        environment=(
+            "DMR_NIM_PREFIX",
+            "DMR_NIM_START_TIMEOUT",
+            "DMR_NIM_ON_EXIT",
+            "LOCAL_NIM_CACHE",
+            "NGC_API_KEY",
+            "DOCKER_HOST",
+            "DOCKER_CONTEXT",
+            "DOCKER_CONFIG",
+            "XDG_RUNTIME_DIR",
+            "HOME",
+        ),
         model_source=_source,
     )

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dmr_core.domain.model import Model
-from dmr_core.ports.model_store import ModelStore
+from dmr_core.services.catalog import CatalogService
 
 __all__ = ["ModelListing"]
 
@@ -35,16 +35,16 @@ class _Page:
 
 
 class ModelListing:
-    """Answers requests for every model of a store.
+    """Answers requests for every model there is.
 
     ``render`` makes the JSON value of a model and may depend on nothing but the model; ``opening`` and
     ``closing`` are what the list stands in.
     """
 
     def __init__(
-        self, store: ModelStore, render: Callable[[Model], Any], opening: bytes = b"[", closing: bytes = b"]\n"
+        self, catalog: CatalogService, render: Callable[[Model], Any], opening: bytes = b"[", closing: bytes = b"]\n"
     ) -> None:
-        self._store = store
+        self._catalog = catalog
         self._render = render
         self._opening, self._closing = opening, closing
         self._page = _Page(-1, b"", "", {})
@@ -52,9 +52,9 @@ class ModelListing:
 
     async def answer(self, request: Request) -> Response:
         """The list as it is now, or 304 if the client says that it has it (RFC 9110, 13.1.2)."""
-        await self._store.refresh()
+        await self._catalog.refresh()
         page = self._page
-        if page.generation != self._store.generation:
+        if page.generation != self._catalog.generation:
             async with self._making:
                 page = self._page = await self._current()
         headers = {"etag": page.etag, "cache-control": "no-cache"}
@@ -64,10 +64,10 @@ class ModelListing:
 
     async def _current(self) -> _Page:
         # Taken before the models: should they change in between, the list is made once too often, never too seldom.
-        generation = self._store.generation
+        generation = self._catalog.generation
         if self._page.generation == generation:
             return self._page
-        models, known = self._store.models(), self._page.parts
+        models, known = self._catalog.list(), self._page.parts
         hasher = hashlib.blake2b(self._opening, digest_size=16)
         texts: list[bytes | memoryview] = []
         for begin in range(0, len(models), _BATCH):

@@ -141,6 +141,8 @@ def runner_json(view: RunnerView, now: float, wall: float, default: KeepAlive) -
         document["keep_alive"] = str(view.keep_alive)
     if view.pid is not None:
         document["pid"] = view.pid
+    if view.endpoint is not None and view.endpoint.socket is None:
+        document["endpoint"] = str(view.endpoint)
     if view.footprint is not None:
         document["memory"] = view.footprint.resident
     if view.placement is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from dmr_cli.client.api import Api, expect
 from dmr_cli.client.errors import ClientError, ConnectionLostError
+from dmr_cli.client.nim import load_headers
 
 __all__ = ["Message", "Piece", "complete", "preload", "stream"]
 
@@ -27,14 +28,16 @@ class Piece(NamedTuple):
 def preload(api: Api, model: str) -> None:
     """Have the service load ``model`` without asking it anything."""
     body = {"model": model, "messages": [], "stream": False}
-    with api.open("POST", _PATH, json_body=body, headers={"X-Preload-Only": "true"}) as response:
+    headers = {"X-Preload-Only": "true", **load_headers(api.endpoint, model)}
+    with api.open("POST", _PATH, json_body=body, headers=headers) as response:
         expect(response)
         response.read()
 
 
 def complete(api: Api, model: str, messages: Sequence[Message], settings: Mapping[str, float]) -> Any:
     """Ask once and wait; the whole answer as the service gave it."""
-    return api.fetch("POST", _PATH, json_body={"model": model, "messages": messages, "stream": False, **settings})
+    body = {"model": model, "messages": messages, "stream": False, **settings}
+    return api.fetch("POST", _PATH, json_body=body, headers=load_headers(api.endpoint, model))
 
 
 def stream(
@@ -53,7 +56,8 @@ def stream(
         ConnectionLostError: the answer was cut off.
     """
     body = {"model": model, "messages": messages, "stream": True, **settings}
-    with api.open("POST", _PATH, json_body=body, headers={"Accept": "text/event-stream, application/json"}) as response:
+    headers = {"Accept": "text/event-stream, application/json", **load_headers(api.endpoint, model)}
+    with api.open("POST", _PATH, json_body=body, headers=headers) as response:
         expect(response)
         finished = False
         for document in _documents(response.lines(), notice):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from dmr_cli.client.api import Api, expect, model_path
 from dmr_cli.client.errors import BadGatewayError, ClientError, ConnectionLostError, InvalidInputError, TransferError
+from dmr_cli.client.nim import pull_headers
 from dmr_cli.client.progress import follow
 from dmr_cli.client.reporters import Reporter
 
@@ -32,7 +34,8 @@ def pull(api: Api, model: str, reporter: Reporter) -> str:
     """Have the service download ``model``; its closing message."""
     if not model.strip():
         raise InvalidInputError("the name of the model is empty")
-    return _transfer(api, "/models/create", {"from": model} | _credential(model), reporter, "download")
+    headers = pull_headers(api.endpoint, model)
+    return _transfer(api, "/models/create", {"from": model} | _credential(model), reporter, "download", headers)
 
 
 def push(api: Api, model: str, reporter: Reporter) -> str:
@@ -46,25 +49,27 @@ def _credential(model: str) -> dict[str, str]:
     return {"bearer-token": token} if token and model.strip().lower().startswith(_HUGGING_FACE) else {}
 
 
-def _transfer(api: Api, path: str, body: dict[str, str], reporter: Reporter, verb: str) -> str:
+def _transfer(
+    api: Api, path: str, body: dict[str, str], reporter: Reporter, verb: str, headers: Mapping[str, str] | None = None
+) -> str:
     for attempt, pause in enumerate(_PAUSES, start=1):
         try:
-            return _once(api, path, body, reporter)
+            return _once(api, path, body, reporter, headers)
         except ClientError as error:
             if not _is_passing(error):
                 raise
             reporter.note(f"{error.message}\nRetrying {verb} (attempt {attempt}/{len(_PAUSES)}) in {pause}s...")
         time.sleep(pause)
     try:
-        return _once(api, path, body, reporter)
+        return _once(api, path, body, reporter, headers)
     except ClientError as error:
         if not _is_passing(error):
             raise
         raise type(error)(f"{verb} failed after {len(_PAUSES)} retries: {error.message}") from error
 
 
-def _once(api: Api, path: str, body: dict[str, str], reporter: Reporter) -> str:
-    with api.open("POST", path, json_body=body or None) as response:
+def _once(api: Api, path: str, body: dict[str, str], reporter: Reporter, headers: Mapping[str, str] | None) -> str:
+    with api.open("POST", path, json_body=body or None, headers=headers) as response:
         expect(response, (200,))
         return follow(response.lines(), reporter)
 

@@ -158,7 +158,10 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             platform=f"{sys.platform}/{platform.machine()}",
         )
         stack.push_async_callback(backends.aclose)
-        await backends.refresh()
+        for source in sources:
+            stack.push_async_callback(source.aclose)
+        catalog = CatalogService(store, settings.references, sources)
+        await asyncio.gather(backends.refresh(), catalog.refresh())
         used = [accelerator.variant] if accelerator.variant in plugins.detectors else []
         acceleration = AccelerationService(
             accelerator=accelerator, detections=detections, look=partial(detect, plugins, used)
@@ -173,6 +176,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             health_interval=settings.health_interval,
             acceleration=acceleration,
             admission=AdmissionService(files=FilesystemModelFiles(), allowed=settings.trusted_code),
+            sources=sources,
         )
 
         async def look_again() -> tuple[Detection, ...] | None:
@@ -193,9 +197,9 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         )
         scheduler.start()
         stack.push_async_callback(scheduler.aclose)
+        stack.callback(backends.leave)
         if memory is not None:
             await scheduler.measure()
-        catalog = CatalogService(store, settings.references)
         configs = use.configs or (
             FileConfigStore(settings.models_path / ".dmr" / "config.json") if not use.store else None
         )
@@ -203,6 +207,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         inference = InferenceService(
             catalog, backends, scheduler, settings.keep_alive, memory, configuration, acceleration
         )
+        stack.push_async_callback(_cancelled, asyncio.create_task(inference.resume(), name="resume"))
         catalog.protect(inference.in_use, inference.release_model)
         backends.protect(inference.release_backend)
         fetching = FetchingService(store=store, clock=clock)
@@ -300,6 +305,11 @@ async def open_search(settings: Settings) -> AsyncIterator[SearchService]:
 
     async with AsyncExitStack() as stack:
         yield build_search(settings, _registry(settings, SystemClock(), stack), _tls(settings))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _places(settings: Settings) -> dict[Path, str]:

@@ -16,8 +16,11 @@ from dmr_adapters.http.services import Management
 from dmr_adapters.metrics.page import MetricsPage
 from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
+from dmr_adapters.registry.credentials import CredentialStore, IdentityToken
+from dmr_adapters.registry.credentials import Login as RegistryLogin
 from dmr_adapters.search.opening import open_hubs
 from dmr_cli.server.demo import DemoModelSource
+from dmr_core.domain.secret import Login, Secret
 from dmr_core.domain.settings import Settings
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.metrics import Metrics
@@ -43,7 +46,15 @@ from dmr_core.services.remote_models import RemoteModelService
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.searching import OpenSources, SearchService
 
-__all__ = ["Parts", "build_maintenance", "build_packaging", "build_search", "demo_source", "hugging_face_source"]
+__all__ = [
+    "Parts",
+    "build_maintenance",
+    "build_packaging",
+    "build_search",
+    "demo_source",
+    "find_login",
+    "hugging_face_source",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +117,18 @@ class Parts:
                 metrics_path=lambda name: getattr(self.backends.get(name).engine, "metrics_path", None),
             ),
         )
+
+
+async def find_login(settings: Settings, registry: str) -> Login | None:
+    """What this machine logs in to ``registry`` with, for backends that have somebody else pull. Never raises."""
+    store = CredentialStore(environment=settings.environment, directory=settings.docker_config)
+    match await store.find(registry):
+        case RegistryLogin(username, password):
+            return Login(registry, username, Secret(password))
+        case IdentityToken(token):
+            return Login(registry, identity_token=Secret(token))
+        case _:
+            return None
 
 
 def build_search(settings: Settings, registry: Registry, tls: SSLContext | None) -> SearchService:

@@ -113,6 +113,7 @@ async def _wind_down(stop: asyncio.Event, services: Services) -> None:
     _log.info("stopping")
     services.health.stop()
     scheduler = services.scheduler
+    services.backends.leave()
     if services.recorder is not None:
         services.recorder.close()
     await asyncio.gather(

@@ -1,4 +1,4 @@
-"""A stored model, and the directory an engine reads it from."""
+"""A model that is here, and the directory an engine reads it from."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ __all__ = ["Bundle", "Model"]
 
 @attrs.frozen(kw_only=True)
 class Model:
-    """A model in the store. ``tags`` are canonical references in the order they were given."""
+    """A model that is here. ``tags`` are canonical references in the order they were given.
+
+    ``backend`` is empty for a model in the store. One that a backend keeps elsewhere has its name here: nobody else can
+    serve it, and there are no files of it to unpack, export or push.
+    """
 
     id: Digest
     tags: tuple[str, ...]
     manifest: Manifest
     config: ModelConfig
     manifest_size: int = 0
+    backend: str = ""
 
     @property
     def format(self) -> Format | None:

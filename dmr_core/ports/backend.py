@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import attrs
@@ -14,6 +14,7 @@ from dmr_core.domain.engine import EngineMode
 from dmr_core.domain.flags import FlagTable
 from dmr_core.domain.gpu import GpuDevice
 from dmr_core.domain.reference import Reference
+from dmr_core.domain.secret import Login
 from dmr_core.errors import PluginError
 from dmr_core.ports.engine import Engine
 from dmr_core.ports.gpu import GpuDetector
@@ -23,6 +24,10 @@ from dmr_core.ports.process import ProcessSupervisor
 __all__ = ["BackendSpec", "DetectorSpec", "EngineContext"]
 
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,30}[a-z0-9])?")
+
+
+async def _knows_no_login(_registry: str) -> Login | None:
+    return None
 
 
 def _claims_nothing(_reference: Reference) -> bool:
@@ -43,7 +48,7 @@ class EngineContext:
 
     ``environment`` holds only the variables the backend's spec names; ``variant`` is the accelerator
     to use (``cpu``, ``cuda`` …), ``devices`` what was seen of it when the service started, and ``forced`` says that the
-    operator chose it.
+    operator chose it. ``login`` finds what this machine logs in to a registry with, if anything; it does not raise.
     """
 
     processes: ProcessSupervisor
@@ -51,6 +56,7 @@ class EngineContext:
     variant: str = "cpu"
     devices: tuple[GpuDevice, ...] = ()
     forced: bool = False
+    login: Callable[[str], Awaitable[Login | None]] = _knows_no_login
 
 
 @attrs.frozen(kw_only=True)

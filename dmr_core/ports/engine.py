@@ -14,7 +14,8 @@ from dmr_core.domain.engine import BackendStatus, EngineConfig, EngineMode
 from dmr_core.domain.memory import Footprint, Memory
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.domain.provenance import Claim
-from dmr_core.errors import BackendInstallError, EngineExitedError
+from dmr_core.domain.secret import Secret
+from dmr_core.errors import BackendInstallError, EngineExitedError, UnsupportedFormatError
 from dmr_core.ports.process import SupervisedProcess
 from dmr_core.ports.transport import Endpoint
 
@@ -29,17 +30,32 @@ class LaunchRequest:
     """One model to be served. ``alias`` is the name clients know; answers must carry it as ``model``.
 
     ``packaged`` names those settings of ``config`` that nobody configured: the model came with them. ``runs_code`` is set
-    for a model that brings code along which the operator lets engines run.
+    for a model that brings code along which the operator lets engines run. ``key`` is what whoever asked gave along for the
+    engine. Only models in the store have a ``bundle``.
     """
 
     model: Model
-    bundle: Bundle
+    _bundle: Bundle | None = attrs.field(default=None, alias="bundle")
     alias: str
     mode: EngineMode = EngineMode.COMPLETION
     config: EngineConfig = attrs.field(factory=EngineConfig)
     draft: Bundle | None = None
     packaged: frozenset[str] = frozenset()
     runs_code: bool = False
+    key: Secret | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model's files.
+
+        Raises:
+            UnsupportedFormatError: the model is not in the store, so there are none.
+        """
+        if self._bundle is None:
+            raise UnsupportedFormatError(
+                f"{self.model.name!r} is kept by {self.model.backend!r}, which alone can serve it"
+            )
+        return self._bundle
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +101,22 @@ class RunningEngine(Protocol):
         """Its process, ``None`` when it is no process of ours."""
         return None
 
+    @property
+    def served(self) -> str:
+        """What it calls the model, where it goes by no other name; known from :meth:`introduce` on.
+
+        Empty where it takes the model by any name and answers with the alias it was started under.
+        """
+        return ""
+
+    async def introduce(self) -> None:
+        """Called once, when it has answered its health probe: before the first request, what is to be learnt of it.
+
+        Raises:
+            DmrError: it is not what it should be; it is stopped then.
+        """
+        return
+
     def tail(self) -> str:
         """The end of its output so far, redacted."""
         return ""
@@ -123,11 +155,13 @@ class Engine(Protocol):
     """One backend's engine, able to serve many models in as many processes.
 
     ``health_path`` answers 200 when a started engine can serve; ``metrics_path`` gives its figures in Prometheus'
-    text format, ``None`` for an engine that has none.
+    text format, ``None`` for an engine that has none. ``start_timeout`` is how many seconds a start may take, ``None``
+    for as many as the service allows any engine.
     """
 
     health_path: str
     metrics_path: str | None = None
+    start_timeout: float | None = None
 
     @abstractmethod
     async def status(self) -> BackendStatus:
@@ -159,6 +193,14 @@ class Engine(Protocol):
 
         Starts nothing. Raises as :meth:`start` does for the model and its settings, not for a missing program.
         """
+        return ()
+
+    def leave(self) -> None:
+        """The service ends, and will stop every engine next. One that can go on without it may be left running."""
+        return
+
+    async def left_running(self) -> tuple[str, ...]:
+        """Names of models that engines of an earlier service still serve. They are taken back by starting them."""
         return ()
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:

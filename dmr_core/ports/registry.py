@@ -12,15 +12,22 @@ import attrs
 from dmr_core.domain.artifact import Descriptor, Manifest, ModelConfig
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import Reference
+from dmr_core.domain.secret import Login, Secret
 
 __all__ = ["BlobReader", "BlobSource", "ByteSource", "Credentials", "Registry", "RegistrySession", "RemoteManifest"]
 
 
 @attrs.frozen
 class Credentials:
-    """What a request brought along for the registry it names; never stored, never logged."""
+    """What a request brought along for the registry it names; never stored, never logged.
 
-    bearer_token: str = attrs.field(repr=False)
+    ``login`` is for the registry it names and for no other. ``engine_key`` is what the engine of the model asks for, which
+    some registries take as well.
+    """
+
+    bearer_token: str = attrs.field(default="", repr=False)
+    login: Login | None = None
+    engine_key: Secret | None = None
 
 
 @attrs.frozen

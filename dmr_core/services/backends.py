@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Final
@@ -27,6 +28,7 @@ from dmr_core.ports.clock import Clock
 from dmr_core.ports.model_source import ModelSource
 from dmr_core.services.installing.events import Phase, State
 from dmr_core.services.installing.installer import Installer
+from dmr_core.services.plugin_calls import guarded
 from dmr_core.services.selection import DEFAULT_BACKEND, Backend, Candidate, Choice, platform_text, select, works_on
 
 __all__ = ["DEFAULT_BACKEND", "Backend", "BackendService", "BackendView"]
@@ -35,6 +37,8 @@ _log: Final = logging.getLogger("dmr.backends")
 
 _FRESH: Final = 1.0
 _PATIENCE: Final = 0.5
+_JUST_NOW: Final = 0.1
+_LEFT: Final = 10.0
 _REFERENCES: Final = ReferencePolicy()
 
 
@@ -106,6 +110,24 @@ class BackendService:
         """Call ``changed`` whenever a choice made before may come out differently."""
         self._watchers.append(changed)
 
+    def leave(self) -> None:
+        """The service ends: engines that can go on without it may be left running."""
+        for backend in self._backends.values():
+            try:
+                backend.engine.leave()
+            except Exception:  # a plugin's code; what it could not leave is stopped
+                _log.exception("%s failed to prepare for the end", backend.name)
+
+    async def left_running(self) -> tuple[str, ...]:
+        """Names of models that engines of an earlier service still serve."""
+        found: list[str] = []
+        for backend in self._backends.values():
+            try:
+                found += await guarded(backend.engine.left_running, f"{backend.name}: left_running()", timeout=_LEFT)
+            except DmrError as exc:
+                _log.warning("%s", exc.message)
+        return tuple(found)
+
     async def aclose(self) -> None:
         """Answer whoever waits, cancel every installation, and return once they have stopped."""
         await asyncio.gather(*(installer.aclose() for installer in self._installers.values()))
@@ -130,6 +152,15 @@ class BackendService:
     async def refresh(self) -> None:
         """Look again which engines are installed; choosing goes by what was seen last."""
         await asyncio.gather(*(self._installers[name].look() for name in self._backends if self._here(name)))
+
+    async def look(self, name: str) -> None:
+        """Look again whether one engine is installed, for a request that failed because it was not; soon, or not at all."""
+        installer = self._installers.get(name)
+        if installer is None or not self._here(name) or installer.fresh(_JUST_NOW):
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await installer.look()
 
     async def statuses(self) -> dict[str, BackendStatus]:
         """Status of every backend, by name; none older than a second, but for those slow to say how they are."""
@@ -268,7 +299,8 @@ class BackendService:
             here=self._here(backend.name),
             usable=self._installers[backend.name].state.usable,
             obtainable=self._obtainable(backend.name),
-            claims=_claims(backend, model),
+            claims=model.backend == backend.name if model.backend else _claims(backend, model),
+            keeper=model.backend if model.backend != backend.name else "",
             refusal=_refusal(backend, config) if config is not None else None,
             remedy=self._remedy(backend.name),
         )

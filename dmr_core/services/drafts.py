@@ -48,6 +48,10 @@ def check_draft(catalog: CatalogService, model: Model, config: EngineConfig) -> 
         raise InvalidConfigurationError(
             f"failed to get draft model: {name!r} is not in the store; run `dmr pull {name}` first", param=_PARAM
         ) from exc
+    if draft.backend or model.backend:
+        raise InvalidConfigurationError(
+            f"{name!r} cannot be the draft model of {model.name!r}: both have to be in the store", param=_PARAM
+        )
     if draft.format is not model.format:
         raise InvalidConfigurationError(
             f"{name!r} cannot be the draft model of {model.name!r}: their weights are of different formats",

@@ -47,7 +47,7 @@ class ExportingService:
         Raises:
             ModelNotFoundError, InvalidReferenceError: nothing answers to ``name``.
         """
-        model = await self._catalog.find_fresh(name)
+        model = await self._catalog.find_stored(name)
         return archive_size(model.manifest, len(await self._manifest(model)))
 
     async def export(self, name: str) -> Export:
@@ -57,7 +57,7 @@ class ExportingService:
             ModelNotFoundError, InvalidReferenceError: nothing answers to ``name``.
             PreconditionError: a blob of the model is missing or damaged; says which.
         """
-        model = await self._catalog.find_fresh(name)
+        model = await self._catalog.find_stored(name)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
                 self._store.lease((model.id, *(blob.digest for blob in model.manifest.blobs)))

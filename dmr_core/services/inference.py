@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -14,7 +15,8 @@ from dmr_core.domain.engine import EngineConfig, EngineMode, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import Memory
 from dmr_core.domain.model import Model
-from dmr_core.errors import InvalidReferenceError, ModelNotFoundError, RunnerActiveError
+from dmr_core.domain.secret import Secret
+from dmr_core.errors import DmrError, InvalidReferenceError, ModelNotFoundError, RunnerActiveError
 from dmr_core.ports.config_store import ConfigKey
 from dmr_core.services.acceleration import AccelerationService
 from dmr_core.services.backends import BackendService
@@ -29,7 +31,9 @@ from dmr_core.services.underway import Underway
 
 __all__ = ["ConfiguredModel", "InferenceService", "Plan"]
 
+_log: Final = logging.getLogger("dmr.scheduler")
 _MAX_PLANS: Final = 4096
+_MAX_SECRETS: Final = 256
 
 
 @attrs.frozen
@@ -67,6 +71,7 @@ class InferenceService:
     acceleration: AccelerationService = attrs.field(factory=AccelerationService)
     _plans: dict[tuple[str, EngineMode, str | None, bool], tuple[Model, Plan]] = attrs.field(factory=dict)
     _underway: Underway = attrs.field(factory=Underway)
+    _secrets: dict[Digest, Secret] = attrs.field(factory=dict, repr=False)
     _changing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     def __attrs_post_init__(self) -> None:
@@ -107,15 +112,27 @@ class InferenceService:
         required = self.configuration.effective(_config_key(plan.key)).require
         self.acceleration.admit(plan.alias, required, backend, self.backends.program(backend))
 
-    async def lease(self, plan: Plan, *, keep_alive: KeepAlive | None = None, patient: bool = False) -> Lease:
+    async def lease(
+        self,
+        plan: Plan,
+        *,
+        keep_alive: KeepAlive | None = None,
+        patient: bool = False,
+        secret: Secret | None = None,
+    ) -> Lease:
         """A lease on the runner of ``plan``, loading it, and installing its engine, if need be.
 
         ``keep_alive`` is how long the runner is kept after this; ``None`` changes nothing about one that is there. ``patient``
-        waits for as long as it takes, instead of as long as a request may.
+        waits for as long as it takes, instead of as long as a request may. ``secret`` is for the engine, if it has to be
+        started; it is kept in memory for the next start of this model.
 
         Raises as :meth:`Scheduler.lease` and :meth:`BackendService.ready`.
         """
-        lease = self.scheduler.try_lease(plan.key) or await self._load(plan, keep_alive, math.inf if patient else None)
+        lease = self.scheduler.try_lease(plan.key)
+        if lease is None:
+            if secret is not None:
+                self._remember(plan.key.model_id, secret)
+            lease = await self._load(plan, keep_alive, math.inf if patient else None)
         if keep_alive is not None:
             for view in self.scheduler.runners():
                 if view.key == plan.key and view.keep_alive != keep_alive:
@@ -130,6 +147,15 @@ class InferenceService:
         with self._underway.preloading(_config_key(plan.key)):
             (await self.lease(plan)).release()
 
+    async def resume(self) -> None:
+        """Take back the engines that an earlier service left running, so that they are seen, and unloaded when idle."""
+        for name in await self.backends.left_running():
+            try:
+                await self.catalog.refresh(name)
+                await self.preload(self.plan(name, EngineMode.COMPLETION, None))
+            except DmrError as exc:
+                _log.warning("%s was left running, and cannot be taken back: %s", name, exc.message)
+
     async def _load(self, plan: Plan, keep_alive: KeepAlive | None, wait: float | None) -> Lease:
         await self.backends.ready(plan.key.backend)
         self.servable(plan)
@@ -141,7 +167,10 @@ class InferenceService:
             keep_alive=keep_alive or config.keep_alive or self.keep_alive,
             needs=self._needs(plan.key, config),
             concurrency=config.concurrency,
+            secret=self._secrets.get(plan.key.model_id),
         )
+        if wait is None:  # a request may wait for as long as its engine may take to start
+            wait = getattr(self.backends.get(plan.key.backend).engine, "start_timeout", None)
         with self._underway.waiting(key):
             lease = await self.scheduler.lease(plan.key, launch, wait=wait)
         now = self.configuration.effective(key)
@@ -150,6 +179,14 @@ class InferenceService:
             for view in (view for view in self.scheduler.runners() if view.key == plan.key):
                 self.scheduler.retune(view.id, kept, concurrency=now.concurrency or 0)
         return lease
+
+    def _remember(self, model_id: Digest, secret: Secret) -> None:
+        if self._secrets.get(model_id) == secret:
+            return
+        while len(self._secrets) >= _MAX_SECRETS:
+            del self._secrets[next(iter(self._secrets))]
+        self._secrets[model_id] = secret
+        self.scheduler.forgive(model_id)  # what failed with another key may be tried with this one at once
 
     def _needs(self, key: RunnerKey, config: EngineConfig) -> Memory:
         model = self.catalog.by_id(key.model_id)
@@ -257,7 +294,8 @@ class InferenceService:
         return len(keys)
 
     async def forget(self, model_id: Digest) -> None:
-        """Settings of a model that was removed."""
+        """Settings of a model that was removed, and what was given along for it."""
+        self._secrets.pop(model_id, None)
         await self.configuration.forget(tuple(key for key, _ in self.configuration.entries() if key[1] == model_id))
 
     async def _apply(self, changes: Mapping[ConfigKey, EngineConfig | None], *, renew: bool = False) -> None:

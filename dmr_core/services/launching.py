@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 
 from dmr_core.domain.acceleration import GpuRequirement, Placement
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.model import Bundle, Model
 from dmr_core.errors import (
@@ -23,6 +25,7 @@ from dmr_core.errors import (
 )
 from dmr_core.ports.clock import Clock
 from dmr_core.ports.engine import LaunchRequest, RunningEngine
+from dmr_core.ports.model_source import ModelSource
 from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.transport import Transport
 from dmr_core.services.acceleration import AccelerationService
@@ -49,6 +52,8 @@ _TELLING: Final = 1.0
 class LaunchingService:
     """Starts engines, waits until they are ready, and watches that they stay so.
 
+    ``sources`` keep models that are not in the store.
+
     ``start_timeout`` and ``grace`` in seconds, as ``health_interval``, the time between two looks at an engine that is
     ready; 0 looks no more.
     """
@@ -62,6 +67,7 @@ class LaunchingService:
     health_interval: float = 0.0
     acceleration: AccelerationService = attrs.field(factory=AccelerationService)
     admission: AdmissionService | None = None
+    sources: Sequence[ModelSource] = ()
 
     async def launch(self, key: RunnerKey, launch: Launch) -> RunningEngine:
         """Start an engine for ``key`` and return once it answers its health probe.
@@ -75,7 +81,9 @@ class LaunchingService:
         async with contextlib.AsyncExitStack() as kept:
             await self._keep(key, launch.alias, kept)
             request = await self._admitted(await self.request(key, launch.alias, launch.config), backend)
-            started = await self._start(backend, request)
+            request = attrs.evolve(request, key=launch.secret)
+            limit = getattr(backend.engine, "start_timeout", None) or self.start_timeout
+            started = await self._start(backend, request, limit)
             engine = WatchedEngine(
                 engine=started,
                 kind=backend.engine,
@@ -85,7 +93,8 @@ class LaunchingService:
                 interval=self.health_interval,
             )
             try:
-                await self._ready(engine)
+                await self._ready(engine, limit)
+                await engine.introduce()
                 engine.warning = await self._placed_right(engine, request)
             except BaseException:
                 # Cancellation included: the engine is ours until it has been handed over.
@@ -101,13 +110,13 @@ class LaunchingService:
             ModelNotFoundError: the model is gone.
             DmrError: it cannot be unpacked.
         """
-        model = self.store.by_id(key.model_id)
+        model = self._model(key.model_id)
         if model is None:
             raise ModelNotFoundError(alias)
         merged = _with_packaged_context(config, model)
         return LaunchRequest(
             model=model,
-            bundle=await self.store.bundle(model.id),
+            bundle=None if model.backend else await self.store.bundle(model.id),
             alias=alias,
             mode=key.mode,
             config=merged,
@@ -117,7 +126,7 @@ class LaunchingService:
 
     async def _admitted(self, request: LaunchRequest, backend: Backend) -> LaunchRequest:
         """The same request, which says whether code of the model may run. Raises as :meth:`AdmissionService.admit`."""
-        if self.admission is None or backend.spec.reads_data_alone:
+        if self.admission is None or backend.spec.reads_data_alone or request.model.backend:
             return request
         runs_code = await self.admission.admit(request.model.id, request.alias, request.bundle)
         return attrs.evolve(request, runs_code=runs_code)
@@ -125,24 +134,32 @@ class LaunchingService:
     async def _keep(self, key: RunnerKey, alias: str, kept: contextlib.AsyncExitStack) -> None:
         """Have the files of the models stay for as long as the engine runs."""
         ids = [model_id for model_id in (key.model_id, key.draft_id) if model_id is not None]
+        if (model := self._model(key.model_id)) is not None and model.backend:
+            return  # whoever keeps it sees to it that it stays
         try:
             await kept.enter_async_context(self.store.lease(ids))
         except (StorageFullError, StoreUnwritableError, UnavailableError) as exc:
             # A full disk is no reason not to answer; what is open stays readable, whoever deletes it.
             _log.warning("%s is not protected from being removed by other processes: %s", alias, exc.message)
 
-    async def _start(self, backend: Backend, request: LaunchRequest) -> RunningEngine:
+    def _model(self, model_id: Digest) -> Model | None:
+        found = self.store.by_id(model_id)
+        if found is not None:
+            return found
+        return next((model for source in self.sources for model in source.models() if model.id == model_id), None)
+
+    async def _start(self, backend: Backend, request: LaunchRequest, limit: float) -> RunningEngine:
         try:
             return await guarded(
                 lambda: backend.engine.start(request),
                 f"{backend.name}: start()",
-                timeout=self.start_timeout,
+                timeout=limit,
                 unwanted=self._take_down,
             )
         except EngineExitedError as exc:
             raise explained(backend.engine, exc) from exc
         except DeadlineError as exc:
-            raise EngineStartTimeoutError(backend.name, self.start_timeout) from exc
+            raise EngineStartTimeoutError(backend.name, limit) from exc
 
     async def _take_down(self, engine: RunningEngine) -> None:
         """Stop an engine to its end, however often we are cancelled meanwhile: its slot is given away after this."""
@@ -156,11 +173,11 @@ class LaunchingService:
     async def _draft(self, key: RunnerKey) -> Bundle | None:
         return await self.store.bundle(key.draft_id) if key.draft_id is not None else None
 
-    async def _ready(self, engine: WatchedEngine) -> None:
+    async def _ready(self, engine: WatchedEngine, limit: float) -> None:
         """Return at the first healthy answer; raise at the engine's end or when time is up, whichever is first."""
         exited = asyncio.ensure_future(engine.wait())
         probing = asyncio.ensure_future(self._probe_until_healthy(engine))
-        timer = asyncio.ensure_future(self.clock.sleep(self.start_timeout))
+        timer = asyncio.ensure_future(self.clock.sleep(limit))
         tasks = {exited, probing, timer}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -169,7 +186,7 @@ class LaunchingService:
             if probing.done():
                 probing.result()
                 return
-            raise EngineStartTimeoutError(engine.backend, self.start_timeout, engine.tail())
+            raise EngineStartTimeoutError(engine.backend, limit, engine.tail())
         finally:
             for task in tasks:
                 task.cancel()

@@ -50,7 +50,7 @@ class PushingService:
         if parse_model_id(text) is not None and "/" not in text:
             raise InvalidReferenceError(text, "an ID does not say where to push to; tag the model and push the tag")
         reference = parse_reference(text, self._catalog.policy)
-        model = await self._catalog.find_fresh(text)
+        model = await self._catalog.find_stored(text)
         if reference.registry == HUGGING_FACE:
             raise UnsupportedFormatError(f"{str(reference)!r} is on Hugging Face, which this version cannot push to")
         key = (str(reference), model.id, credentials)

@@ -68,7 +68,7 @@ class RepackagingService:
         Raises:
             ModelNotFoundError, InvalidReferenceError: nothing answers to it.
         """
-        model = await self._catalog.find_fresh(name)
+        model = await self._catalog.find_stored(name)
         manifest = await self._store.read_manifest(model.id)
         if manifest is None:
             raise ModelNotFoundError(name)  # it is being removed
@@ -84,7 +84,7 @@ class RepackagingService:
             StorageFullError, StoreUnwritableError: the store cannot take it.
         """
         reference = self._catalog.check_tag(target)
-        model = await self._catalog.find_fresh(name)
+        model = await self._catalog.find_stored(name)
         # The model may be removed meanwhile, and its layers with it.
         async with self._store.lease(blob.digest for blob in model.manifest.blobs):
             manifest, config = await self.documents(name)

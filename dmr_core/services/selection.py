@@ -45,8 +45,9 @@ class Candidate:
     """A backend as the choice sees it.
 
     ``here``: it works on this platform; ``usable``: its engine is installed; ``obtainable``: a request may have it
-    installed, or somebody is at it; ``claims``: the model is one of those it claims by name; ``refusal``: why it
-    cannot honour the settings, if they are known and it cannot; ``remedy``: what to do where it is not installed.
+    installed, or somebody is at it; ``claims``: the model is one of those it claims by name, or keeps; ``keeper``: another
+    backend that keeps the model, and alone can serve it; ``refusal``: why it cannot honour the settings, if they are known
+    and it cannot; ``remedy``: what to do where it is not installed.
     """
 
     backend: Backend
@@ -54,6 +55,7 @@ class Candidate:
     usable: bool = True
     obtainable: bool = False
     claims: bool = False
+    keeper: str = ""
     refusal: DmrError | None = None
     remedy: str = "run `dmr status` for what is missing"
 
@@ -66,12 +68,15 @@ class Candidate:
         """Whether it can read weights of this format; those of no known format go to whom they are given."""
         if self.claims:
             return True
+        if self.keeper:
+            return False
         return format in self.backend.spec.formats if format else self.takes_anything
 
     @property
     def takes_anything(self) -> bool:
         """Whether a model of no known format may be tried on it."""
-        return self.name == DEFAULT_BACKEND or not self.backend.spec.formats
+        spec = self.backend.spec
+        return self.name == DEFAULT_BACKEND or (not spec.formats and spec.model_source is None)
 
 
 @attrs.frozen
@@ -237,6 +242,8 @@ class _Fit:
     def misfit(self, candidate: Candidate) -> str | None:
         """What keeps a backend from serving it, whatever is installed."""
         spec = candidate.backend.spec
+        if candidate.keeper and not candidate.claims:
+            return f"the model is not in the store, {candidate.keeper!r} keeps it"
         if not candidate.reads(self.format):
             reads = ", ".join(sorted(known.value for known in spec.formats)) or "no format of files"
             return f"the model's format is {self.format_text!r}, and it reads {reads}"

@@ -40,6 +40,9 @@ _LONGEST_WORK: Final = 3600.0
 _TELLS: Final = 2.0
 """Seconds a plugin may take to tell what its engine uses."""
 
+_INTRODUCES: Final = 30.0
+"""Seconds in which an engine that is ready has told what there is to know of it."""
+
 _STOP_PATIENCE: Final = 15.0
 """Seconds beyond its grace that ending an engine may take: SIGKILL, and a driver that lets go of a device."""
 
@@ -124,6 +127,15 @@ class WatchedEngine(RunningEngine):
                 return None
             self.placed = told if isinstance(told, Placement) else None
         return self.placed
+
+    @property
+    def served(self) -> str:
+        """See :class:`RunningEngine`."""
+        return self.engine.served
+
+    async def introduce(self) -> None:
+        """See :class:`RunningEngine`."""
+        await guarded(self.engine.introduce, f"{self.backend}: introduce()", timeout=_INTRODUCES)
 
     async def memory(self) -> Footprint | None:
         """See :class:`RunningEngine`."""

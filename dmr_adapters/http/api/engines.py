@@ -50,7 +50,7 @@ class EnginesApi:
     def __init__(self, services: Services, background: BackgroundTasks) -> None:
         self._services = services
         self._background = background
-        self._listing = ModelListing(services.store, openai_model_json, b'{"object":"list","data":[', b"]}\n")
+        self._listing = ModelListing(services.catalog, openai_model_json, b'{"object":"list","data":[', b"]}\n")
 
     # --- OpenAI's listing
 
@@ -95,7 +95,7 @@ class EnginesApi:
 
     async def df(self, _request: Request) -> Response:
         """``GET /engines/df``. Engines come with their plugins' packages, so their share is 0."""
-        used = await self._services.store.disk_usage()
+        used = await self._services.catalog.disk_usage()
         return json_response({"models_disk_usage": used, "default_backend_disk_usage": 0})
 
     async def unload(self, request: Request) -> Response:

@@ -10,9 +10,11 @@ from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from dmr_adapters.http.api.archives import ArchivesApi
 from dmr_adapters.http.asgi import read_body
+from dmr_adapters.http.credentials import pull_credentials
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
 from dmr_adapters.http.listing import ModelListing
 from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
@@ -41,7 +43,7 @@ class ModelsApi:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._archives = ArchivesApi(services)
-        self._listing = ModelListing(services.store, model_json)
+        self._listing = ModelListing(services.catalog, model_json)
 
     async def list(self, request: Request) -> Response:
         """``GET /models``."""
@@ -106,8 +108,11 @@ class ModelsApi:
         except InvalidRequestError:
             return plain_text("invalid request body", 400)
         try:
-            lines = await self._services.pulling.pull(body.source or "", _credentials(body.bearer_token))
-        except InvalidReferenceError as exc:
+            credentials = pull_credentials(request.scope["headers"], body.bearer_token)
+            lines = await self._services.pulling.pull(body.source or "", credentials)
+        except InvalidRequestError as exc:
+            if not isinstance(exc, InvalidReferenceError):
+                return plain_text(exc.message, 400)
             return plain_text(
                 f"Invalid model reference: {exc.message}" if body.source else "Invalid model reference", 400
             )
@@ -168,7 +173,22 @@ async def _stream(lines: AsyncGenerator[Progress, None], request: Request, mode:
     as_json = request.headers.get("accept") == "application/json"
     content = _render(first, lines, mode, prefix, escaped=not as_json)
     headers = {"cache-control": "no-cache"}
-    return StreamingResponse(content, headers=headers, media_type="application/json" if as_json else "text/plain")
+    return _ProgressResponse(content, headers=headers, media_type="application/json" if as_json else "text/plain")
+
+
+class _ProgressResponse(StreamingResponse):
+    """Closes its lines, whatever ends it: a client that leaves between two of them ends the work as well.
+
+    Starlette closes what it waits for, and leaves what waits for it to the garbage collector.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See :class:`StreamingResponse`."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            assert isinstance(self.body_iterator, AsyncGenerator)  # noqa: S101 - we made it
+            await self.body_iterator.aclose()
 
 
 async def _first(lines: AsyncGenerator[Progress, None], request: Request) -> Progress | None:

@@ -12,7 +12,7 @@ from dmr_adapters.http.inference.media import check_media
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.errors import InvalidConfigurationError, InvalidRequestError
 
-__all__ = ["Body", "decode_body", "read_keep_alive"]
+__all__ = ["Body", "decode_body", "read_keep_alive", "with_model"]
 
 _MAX_SECONDS: Final = 2**63 / 1e9  # as in Go's durations, about 292 years
 
@@ -57,6 +57,11 @@ def decode_body(content: bytes, *, allow_remote_media: bool = False) -> Body:
     check_fields(fields)
     check_media(content, allow_remote=allow_remote_media)
     return Body(model, keep_alive, fields)
+
+
+def with_model(content: bytes, name: str) -> bytes:
+    """``content``, a request that was decoded before, asking for ``name`` instead; no other member is touched."""
+    return msgspec.json.encode({**_fields(content), "model": name})
 
 
 def read_keep_alive(value: str | float) -> KeepAlive:

@@ -8,9 +8,10 @@ from typing import Final, Self
 import attrs
 from starlette.types import Receive, Scope, Send
 
+from dmr_adapters.http.credentials import ENGINE_KEY, engine_key
 from dmr_adapters.http.errors import is_stock_cli
 from dmr_adapters.http.fidelity import DMR_STRICT, Fidelity, is_strict
-from dmr_adapters.http.inference.body import Body
+from dmr_adapters.http.inference.body import Body, with_model
 from dmr_adapters.http.inference.refusal import explain
 from dmr_adapters.http.inference.relay import Relay
 from dmr_adapters.http.inference.routes import InferenceRoute
@@ -48,6 +49,7 @@ class Exchange:
     user_agent: bytes = b""
     request_id: bytes = b""
     preload: bool = False
+    engine_key: bytes = attrs.field(default=b"", repr=False)
     abandoned: bool = False
     strict: bool = False
     _timed: bool = False
@@ -65,6 +67,8 @@ class Exchange:
                 exchange.preload = value == b"true"
             elif key == DMR_STRICT:
                 exchange.strict = is_strict(value)
+            elif key == ENGINE_KEY:
+                exchange.engine_key = value
             elif key == b"x-request-id" and len(value) <= _MAX_REQUEST_ID:
                 exchange.request_id = value
                 exchange.relay.headers.append((key, value))
@@ -147,7 +151,8 @@ class Exchange:
         self.asked = services.clock.monotonic()
         # The stock CLI takes a 503 for "not running", so it waits for as long as it likes.
         stock = self.relay.stock = is_stock_cli(self.user_agent.decode("latin-1"))
-        with await services.inference.lease(plan, keep_alive=self.keep_alive, patient=stock) as lease:
+        secret = engine_key(self.engine_key) if self.engine_key else None
+        with await services.inference.lease(plan, keep_alive=self.keep_alive, patient=stock, secret=secret) as lease:
             self.leased = services.clock.monotonic()
             if self.preload:
                 self.note_time()
@@ -156,7 +161,7 @@ class Exchange:
             if services.recorder is not None:
                 self._record(plan, body)
             try:
-                await self.converse(lease, body)
+                await self.converse(lease, with_model(body, lease.served) if lease.served else body)
             except AnswerViolationError:
                 raise  # the engine is well; it said something else than it was to say
             except UpstreamError as exc:
@@ -172,7 +177,7 @@ class Exchange:
         try:
             response = await self.services.transport.send(lease.endpoint, self._request(body))
             self.note_time()
-            await self.relay.answer(response, renamer(lease.alias, self.name))
+            await self.relay.answer(response, renamer(lease.served or lease.alias, self.name))
         finally:
             if response is not None:
                 await response.aclose()

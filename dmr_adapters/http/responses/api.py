@@ -155,7 +155,7 @@ class ResponsesApi:
         try:
             self._services.inference.plan(wanted.model, EngineMode.COMPLETION, backend)
         except ModelNotFoundError:
-            await self._services.store.refresh()
+            await self._services.catalog.refresh(wanted.model)
             self._services.inference.plan(wanted.model, EngineMode.COMPLETION, backend)
 
     # --- looking after those that are there

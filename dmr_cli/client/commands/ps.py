@@ -32,6 +32,7 @@ def ps(invocation: Invocation, *, as_json: bool) -> None:
     """List the models in memory, where each computes, and until when it stays if nobody uses it.
 
     PROCESSOR is what the engine reported; a model that is on the CPU although there is a GPU is warned of, with the reason.
+    ADDRESS is where an engine listens that listens on a port, such as a NIM's container.
     """
     runners = invocation.api().fetch_list("/engines/ps")
     if as_json:
@@ -40,7 +41,10 @@ def ps(invocation: Invocation, *, as_json: bool) -> None:
     now = time.time()
     rows = [_row(entry, now) for entry in runners]
     rows.sort(key=lambda row: (row[0].lower(), row))
-    render.echo_table(_HEADINGS, rows)
+    if any(row[-1] for row in rows):
+        render.echo_table((*_HEADINGS, "ADDRESS"), rows)
+    else:
+        render.echo_table(_HEADINGS, [row[:-1] for row in rows])
     for entry in runners:
         if warning := entry.get("warning"):
             print(f"Warning: {_name(entry)}: {warning}", file=sys.stderr)
@@ -57,6 +61,7 @@ def _row(entry: dict[str, Any], now: float) -> tuple[str, ...]:
         processor,
         size,
         until(entry, now),
+        str(entry.get("endpoint") or ""),
     )
 
 

@@ -29,7 +29,9 @@ def pull(invocation: Invocation, *, model: str, quiet: bool, as_json: bool) -> N
 
     MODEL is a name ([REGISTRY/]NAME[:TAG]; a bare name means docker.io/ai/NAME:latest) or a model of
     Hugging Face (hf.co/ORG/REPO[:QUANTIZATION][@REVISION]), for which $HF_TOKEN is sent along. A
-    quantization that is not there is an error that lists those there are.
+    quantization that is not there is an error that lists those there are. A NIM of NVIDIA
+    (nvcr.io/nim/NAME[:TAG]) is pulled by the Docker Engine of the service, for which your login to
+    that registry, or $NGC_API_KEY, is sent along.
     """
     api = invocation.api()
     with reporter_for(quiet=quiet, as_json=as_json) as reporter:

@@ -9,14 +9,17 @@ import click
 from dmr_cli.client import chat, render, transfer
 from dmr_cli.client.api import Api, Invocation, model_path
 from dmr_cli.client.conversation import Conversation
-from dmr_cli.client.errors import NotFoundError
+from dmr_cli.client.errors import ClientError, NotFoundError
 from dmr_cli.client.examples import examples
+from dmr_cli.client.nim import is_nim, load_headers
 from dmr_cli.client.piped import StandardInput
 from dmr_cli.client.progress import reporter_for
 from dmr_cli.client.terminal import write
 
 __all__ = ["run"]
 
+_NO_KEY = "Warning: NGC_API_KEY is not set. Most NIMs need it to download their weights when they start.\n"
+_NO_GPU = "Warning: the service found no NVIDIA GPU. Most NIMs are slow without one, or refuse to start.\n"
 _WAITED = "Nothing came on standard input; going on without it (--stdin waits, --no-stdin does not look)"
 
 
@@ -55,7 +58,8 @@ def run(
     """Ask MODEL one thing, or talk to it when there is no PROMPT.
 
     The answer goes to stdout and everything else to stderr. What is piped in is added to the prompt,
-    or is the prompt. A model that is not in the store is pulled first.
+    or is the prompt. A model that is not here is pulled first. With a NIM of NVIDIA (nvcr.io/nim/...)
+    $NGC_API_KEY is sent along: the service starts its container, which may take minutes.
     """
     if detach and (prompt or interactive or as_json):
         raise click.UsageError("--detach takes no PROMPT, --interactive or --json")
@@ -66,6 +70,8 @@ def run(
     if as_json and talk:
         raise click.UsageError("--json needs a PROMPT")
     api = invocation.api()
+    if is_nim(model):
+        _warn(api, load_headers(api.endpoint, model))
     if detach:
         _ensure_pulled(api, model)
         chat.preload(api, model)
@@ -109,6 +115,19 @@ def _ensure_pulled(api: Api, model: str) -> None:
         with reporter_for() as reporter:
             message = transfer.pull(api, model, reporter)
         write(message + "\n", sys.stderr)
+
+
+def _warn(api: Api, headers: dict[str, str]) -> None:
+    """Say what a NIM will miss, before it is waited for."""
+    if not headers:
+        write(_NO_KEY, sys.stderr)
+    try:
+        found = api.fetch_object("GET", "/dmr/v1/plugins").get("detections")
+    except ClientError:
+        return  # whatever it is, the next request tells it
+    cuda = [one for one in found if one.get("variant") == "cuda"] if isinstance(found, list) else []
+    if cuda and not any(one.get("devices") for one in cuda):
+        write(_NO_GPU, sys.stderr)
 
 
 def _talk(conversation: Conversation) -> None:

@@ -11,6 +11,7 @@ from dmr_core.domain.digest import Digest
 from dmr_core.domain.engine import EngineConfig, RunnerKey
 from dmr_core.domain.keep_alive import KeepAlive
 from dmr_core.domain.memory import Capacity, Memory
+from dmr_core.domain.secret import Secret
 from dmr_core.errors import DmrError
 
 __all__ = [
@@ -43,7 +44,7 @@ class Launch:
     """How to start a runner, should one have to be started.
 
     ``needs`` is the memory to reserve for it; ``concurrency`` is how many requests it may answer at once,
-    ``None`` for as many as come.
+    ``None`` for as many as come. ``secret`` is what whoever asked gave along for the engine.
     """
 
     alias: str
@@ -51,6 +52,7 @@ class Launch:
     keep_alive: KeepAlive = attrs.field(default=KeepAlive(300.0))
     needs: Memory = attrs.field(factory=Memory)
     concurrency: int | None = None
+    secret: Secret | None = attrs.field(default=None, eq=False)
 
 
 # --- events -----------------------------------------------------------------------------------------

@@ -83,13 +83,15 @@ class Handle:
 class Lease:
     """The right to use a runner until :meth:`release`. Also a context manager."""
 
-    __slots__ = ("_give_back", "_handle", "alias", "endpoint")
+    __slots__ = ("_give_back", "_handle", "alias", "endpoint", "served")
 
-    def __init__(self, give_back: Callable[[Handle], None], handle: Handle, endpoint: Endpoint) -> None:
+    def __init__(self, give_back: Callable[[Handle], None], handle: Handle, engine: RunningEngine) -> None:
         self._give_back = give_back
         self._handle: Handle | None = handle
-        self.endpoint = endpoint
+        self.endpoint = engine.endpoint
         self.alias = handle.alias
+        self.served = engine.served
+        """The only name the engine takes the model by; empty where it takes any."""
 
     @property
     def key(self) -> RunnerKey | None:

@@ -128,7 +128,7 @@ class Scheduler:
         if handle.limit is not None and (handle.leases >= handle.limit or self._waiters.any_for(key)):
             return None
         handle.leases += 1
-        return Lease(self._give_back, handle, handle.engine.endpoint)
+        return Lease(self._give_back, handle, handle.engine)
 
     async def lease(self, key: RunnerKey, launch: Launch, *, wait: float | None = None) -> Lease:
         """A lease on a runner of ``key``, which is loaded with ``launch`` if there is none.
@@ -331,7 +331,7 @@ class Scheduler:
         if promise is None or promise.done() or handle.engine is None:
             return
         handle.leases += 1
-        promise.set_result(Lease(self._give_back, handle, handle.engine.endpoint))
+        promise.set_result(Lease(self._give_back, handle, handle.engine))
 
     def _loaded(self) -> None:
         if self._samples:

@@ -12,6 +12,7 @@ from dmr_adapters.http.listing import ModelListing
 from dmr_adapters.http.rest_json import model_json
 from dmr_core.domain.model import Model
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
+from dmr_core.services.catalog import CatalogService
 from dmr_core.testing.contracts.model_store import put_model
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
 
@@ -39,7 +40,10 @@ async def test_the_list_is_every_model_in_order() -> None:
     for number in range(3):
         await put_model(store, f"weights {number}".encode())
     models = store.models()
-    plain, inside = ModelListing(store, model_json), ModelListing(store, model_json, *wrapped)
+    plain, inside = (
+        ModelListing(CatalogService(store, ReferencePolicy()), model_json),
+        ModelListing(CatalogService(store, ReferencePolicy()), model_json, *wrapped),
+    )
 
     answer = await plain.answer(asking())
 
@@ -50,7 +54,7 @@ async def test_the_list_is_every_model_in_order() -> None:
 
 
 async def test_an_empty_store_has_an_empty_list() -> None:
-    answer = await ModelListing(InMemoryModelStore(), model_json).answer(asking())
+    answer = await ModelListing(CatalogService(InMemoryModelStore(), ReferencePolicy()), model_json).answer(asking())
 
     assert bytes(answer.body) == b"[]\n"
 
@@ -59,7 +63,7 @@ async def test_a_list_of_many_batches_is_whole() -> None:
     store = InMemoryModelStore()
     models = [await put_model(store, f"weights {number}".encode()) for number in range(250)]
 
-    answer = await ModelListing(store, model_json).answer(asking())
+    answer = await ModelListing(CatalogService(store, ReferencePolicy()), model_json).answer(asking())
 
     assert [entry["id"] for entry in json.loads(bytes(answer.body))] == [str(model.id) for model in models]
 
@@ -69,7 +73,7 @@ async def test_only_what_changed_is_rendered_again() -> None:
     await put_model(store, b"first")
     await put_model(store, b"second")
     first, second = store.models()
-    listing = ModelListing(store, render)
+    listing = ModelListing(CatalogService(store, ReferencePolicy()), render)
     await listing.answer(asking())
     await listing.answer(asking())
     assert render.rendered == [first, second]
@@ -86,7 +90,7 @@ async def test_only_what_changed_is_rendered_again() -> None:
 async def test_who_has_the_list_is_told_so_until_it_changes() -> None:
     store = InMemoryModelStore()
     model = await put_model(store, b"weights")
-    listing = ModelListing(store, model_json)
+    listing = ModelListing(CatalogService(store, ReferencePolicy()), model_json)
     etag = (await listing.answer(asking())).headers["etag"]
 
     for condition in (etag, f'"other", W/{etag}', "*"):
@@ -103,7 +107,7 @@ async def test_requests_at_once_share_the_work() -> None:
     store, render = InMemoryModelStore(), Renderer()
     for number in range(150):
         await put_model(store, f"weights {number}".encode())
-    listing = ModelListing(store, render)
+    listing = ModelListing(CatalogService(store, ReferencePolicy()), render)
 
     answers = await asyncio.gather(*(listing.answer(asking()) for _ in range(5)))
 
