@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from dmr_cli.client.api import Api, expect
 from dmr_cli.client.errors import ClientError, ConnectionLostError
-from dmr_cli.client.nim import load_headers
+from dmr_cli.client.nim import is_nim, load_headers
+from dmr_cli.client.transport import Response
 
 __all__ = ["Message", "Piece", "complete", "preload", "stream"]
 
@@ -28,8 +29,7 @@ class Piece(NamedTuple):
 def preload(api: Api, model: str) -> None:
     """Have the service load ``model`` without asking it anything."""
     body = {"model": model, "messages": [], "stream": False}
-    headers = {"X-Preload-Only": "true", **load_headers(api.endpoint, model)}
-    with api.open("POST", _PATH, json_body=body, headers=headers) as response:
+    with _open(api, model, body, {"X-Preload-Only": "true"}) as response:
         expect(response)
         response.read()
 
@@ -37,7 +37,9 @@ def preload(api: Api, model: str) -> None:
 def complete(api: Api, model: str, messages: Sequence[Message], settings: Mapping[str, float]) -> Any:
     """Ask once and wait; the whole answer as the service gave it."""
     body = {"model": model, "messages": messages, "stream": False, **settings}
-    return api.fetch("POST", _PATH, json_body=body, headers=load_headers(api.endpoint, model))
+    with _open(api, model, body, {}) as response:
+        expect(response)
+        return api.decode(response, f"POST {_PATH}")
 
 
 def stream(
@@ -56,8 +58,7 @@ def stream(
         ConnectionLostError: the answer was cut off.
     """
     body = {"model": model, "messages": messages, "stream": True, **settings}
-    headers = {"Accept": "text/event-stream, application/json", **load_headers(api.endpoint, model)}
-    with api.open("POST", _PATH, json_body=body, headers=headers) as response:
+    with _open(api, model, body, {"Accept": "text/event-stream, application/json"}) as response:
         expect(response)
         finished = False
         for document in _documents(response.lines(), notice):
@@ -68,6 +69,17 @@ def stream(
             yield from _pieces(choice)
         if not finished:
             raise ConnectionLostError("the answer was cut off")
+
+
+def _open(api: Api, model: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    """Send a request that may start the engine of ``model``; where that may take long, what it says is shown."""
+    headers = {**headers, **load_headers(api.endpoint, model)}
+    if not is_nim(model):
+        return api.open("POST", _PATH, json_body=body, headers=headers)
+    from dmr_cli.client.waiting import told_by  # noqa: PLC0415 - few models take long
+
+    with told_by(api, "nim"):
+        return api.open("POST", _PATH, json_body=body, headers=headers)
 
 
 def _documents(lines: Iterator[bytes], notice: Callable[[str], None]) -> Iterator[dict[str, Any] | None]:

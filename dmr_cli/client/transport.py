@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -66,6 +67,11 @@ class Response:
         """Close the connection; may be called more than once."""
         self._stream.close()
         self._connection.close()
+
+    def abort(self) -> None:
+        """End a read that another thread is in, and every later one."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def read_head(self) -> None:
         """Read the status line and the headers, passing over interim (1xx) answers."""

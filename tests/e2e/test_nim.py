@@ -236,6 +236,8 @@ def test_a_slow_start_is_followed_in_the_log_and_seen_in_ps(nim: Daemon, hub: Hu
         assert "Loading" in output(nim.cli("ps"))
         _, said = run.communicate()
     assert run.returncode == 0, said
+    assert b"its engine says:" in said
+    assert b"  downloading weights: 80 %" in said
     assert "You said: there" in output(nim.cli("run", model, "there"))
 
 

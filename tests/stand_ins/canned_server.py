@@ -40,13 +40,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What it gets. ``chunks`` go with chunked coding; ``cut`` drops the connection before the end."""
+    """What it gets. ``chunks`` go with chunked coding; ``cut`` drops the connection before the end. ``hold`` keeps all
+    of it back until it is set.
+    """
 
     status: int = 200
     body: bytes = b""
     chunks: Sequence[bytes | threading.Event] | None = None
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    hold: threading.Event | None = None
 
 
 class CannedServer:
@@ -99,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, self._body())
         answer = self.canned.take(request)
+        if answer.hold is not None:
+            answer.hold.wait(_PATIENCE)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -13,6 +15,8 @@ from dmr_cli.client.docker_login import registry_auth
 from dmr_cli.client.endpoint import Endpoint
 from dmr_cli.client.errors import InvalidInputError
 from dmr_cli.client.nim import is_nim, load_headers, pull_headers
+from dmr_cli.client.terminal import write
+from dmr_cli.client.waiting import engine_line
 from tests.stand_ins.canned_server import Answer, CannedServer
 from tests.unit.cli.conftest import Dmr
 
@@ -217,3 +221,59 @@ def test_a_file_that_cannot_be_read_has_nothing(home: Path, text: str) -> None:
     (home / "config.json").write_text(text)
 
     assert registry_auth("nvcr.io") == ""
+
+
+# --- what is shown while a container starts -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("[2026-11-23T10:00:01.0Z] time=x level=INFO msg=ready engine=nim", "ready"),
+        ('[2026-11-23T10:00:01.0Z] time=x level=INFO msg="two words" engine=nim', "two words"),
+        ('[2026-11-23T10:00:01.0Z] time=x level=INFO msg="a \\" engine=nim" engine=nim', 'a " engine=nim'),
+        ("[2026-11-23T09:59:59.9Z] time=x level=INFO msg=before engine=nim", ""),
+        ("[2026-11-23T10:00:01.0Z] time=x level=INFO msg=other engine=vllm", ""),
+        ("[2026-11-23T10:00:01.0Z] time=x level=INFO msg=listening component=http", ""),
+        ("nonsense", ""),
+        ("", ""),
+    ],
+)
+def test_only_what_the_engine_says_now_is_shown(line: str, shown: str) -> None:
+    assert engine_line(line, "nim", "2026-11-23T10:00:00") == shown
+
+
+def test_a_start_that_takes_long_is_followed_on_stderr(
+    server: CannedServer, dmr: Dmr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmr_cli.client.waiting.PATIENCE", 0.0)
+    shown = threading.Event()
+
+    def noting(text: str, stream: TextIO) -> None:
+        write(text, stream)
+        if "loading shard" in text:
+            shown.set()
+
+    monkeypatch.setattr("dmr_cli.client.waiting.write", noting)
+    server.on("GET", "/models/" + MODEL, Answer(body=b"{}"))
+    server.on("GET", "/dmr/v1/plugins", Answer(status=500))
+    line = b'[2999-11-23T10:00:01.0Z] time=x level=INFO msg="loading shard 1" engine=nim\n'
+    server.on("GET", "/logs?follow=true&no-engines=false", Answer(chunks=[line]))
+    server.on("POST", "/engines/v1/chat/completions", Answer(body=b"", hold=shown))
+
+    done = dmr("run", "--detach", MODEL)
+
+    assert (done.code, done.out) == (0, "")
+    assert "its engine says:\n  loading shard 1\n" in done.err
+
+
+def test_a_log_that_cannot_be_had_is_no_reason_to_fail(
+    server: CannedServer, dmr: Dmr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmr_cli.client.waiting.PATIENCE", 0.0)
+    server.on("GET", "/models/" + MODEL, Answer(body=b"{}"))
+    server.on("GET", "/dmr/v1/plugins", Answer(status=500))
+    server.on("GET", "/logs?follow=true&no-engines=false", Answer(status=500))
+    server.on("POST", "/engines/v1/chat/completions", Answer(body=b""))
+
+    assert dmr("run", "--detach", MODEL).code == 0
