@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from dmr_backends_nim.docker_engine import DockerEngine, DockerError
+from dmr_backends_nim.http_client import NoAnswerError
 from dmr_backends_nim.output import hide
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.progress import LayerProgress, Progress, ProgressKind, TransferMode
@@ -22,6 +23,7 @@ from dmr_core.errors import (
     RemoteModelNotFoundError,
     StorageFullError,
     UnauthorizedError,
+    UpstreamError,
 )
 from dmr_core.ports.registry import Credentials
 
@@ -98,6 +100,10 @@ class ImagePull:
                         yield line
         except DockerError as exc:
             raise self._failure(exc.reason) from exc
+        except NoAnswerError as exc:
+            raise UpstreamError(
+                f"the Docker Engine went away while it pulled {str(self.reference)!r}: {exc.message}. Start it and pull again"
+            ) from exc
 
     def _line(self, document: Mapping[str, Any]) -> Progress | None:
         status, layer = str(document.get("status") or ""), str(document.get("id") or "")

@@ -68,8 +68,6 @@ class Candidate:
         """Whether it can read weights of this format; those of no known format go to whom they are given."""
         if self.claims:
             return True
-        if self.keeper:
-            return False
         return format in self.backend.spec.formats if format else self.takes_anything
 
     @property

@@ -233,13 +233,31 @@ async def test_a_pull_that_is_left_is_cancelled_in_the_engine(world: World) -> N
     assert world.docker.images == {}
 
 
-async def test_a_wrong_key_is_told_and_the_right_one_is_tried_at_once(world: World) -> None:
+async def test_an_engine_that_stops_in_the_middle_of_a_pull_is_told_and_the_next_pull_works(world: World) -> None:
+    world.docker.pulls_wait = asyncio.Event()
+    pulling = asyncio.ensure_future(world.pull())
+    await until(lambda: world.docker.held_pulls == 1)
+    await world.docker.stop()
+
+    last = (await pulling)[-1]
+    assert last["type"] == "error"
+    assert "went away while it pulled" in last["message"]
+    await world.docker.start()
+    world.docker.pulls_wait = None
+    assert (await world.pull())[-1]["type"] == "success"
+
+
+async def test_a_wrong_key_is_told_and_the_right_one_is_tried_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmr_core.services.scheduling.setbacks._LONGEST", 0.0)  # not to wait between failures
     locked = PREFIX + "stand-in/locked:latest"
     await world.pull(locked)
-    for _ in range(2):
+    for _ in range(6):
         refused = await world.chat(locked, ("x-engine-key", "wrong-key-of-mine"))
         assert refused.status in (412, 503)
         assert "wrong-key-of-mine" not in refused.text
+    assert refused.status == 503  # it has been given up
     assert "NGC" in refused.text
 
     assert (await world.chat(locked, ("x-engine-key", KEY))).status == 200

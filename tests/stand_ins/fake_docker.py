@@ -46,6 +46,7 @@ class _Container:
     changed: asyncio.Condition = attrs.field(factory=asyncio.Condition)
     server: asyncio.Server | None = None
     starts: int = 0
+    dies: int | None = None
 
     def entry(self) -> dict[str, Any]:
         return {
@@ -88,6 +89,7 @@ class FakeDocker:
     broken: dict[str, tuple[int, str]] = attrs.field(factory=dict)
     pulls_wait: asyncio.Event | None = None
     cancelled_pulls: int = 0
+    held_pulls: int = 0
     asked: list[bytes] = attrs.field(factory=list)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set)
@@ -232,6 +234,7 @@ class FakeDocker:
                 writer, json.dumps({"status": status, "id": layer, "progressDetail": detail}).encode() + b"\r\n"
             )
             if done == 400 and self.pulls_wait is not None:
+                self.held_pulls += 1
                 await self.pulls_wait.wait()
         self.images[f"{name}:{tag}"] = image
         said = "Image is up to date" if known else "Downloaded newer image"
@@ -302,8 +305,7 @@ class FakeDocker:
             return 204, None
         if crash := settings.get("STANDIN_CRASH"):
             await self._print(container, "RuntimeError: the engine core failed to start")
-            container.port = 1
-            asyncio.get_running_loop().call_soon(lambda: self._later(self._end(container, int(crash))))
+            container.port, container.dies = 1, int(crash)  # once somebody waits for it
             return 204, None
         container.server = await asyncio.start_server(
             lambda reader, writer: self._nim(settings, reader, writer), "127.0.0.1", 0
@@ -349,6 +351,8 @@ class FakeDocker:
 
     async def _wait(self, writer: asyncio.StreamWriter, container: _Container) -> None:
         await _begin(writer)
+        if container.dies is not None:
+            await self._end(container, container.dies)
         async with container.changed:
             await container.changed.wait_for(lambda: not container.running)
         await _chunk(writer, json.dumps({"StatusCode": container.code}).encode())
