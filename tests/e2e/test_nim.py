@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import select
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,10 @@ import pytest
 
 from tests.e2e.conftest import Daemon, daemon_environment
 from tests.e2e.test_readme import ROOT, blocks, matches
+from tests.stand_ins.docker_daemon import NVCR_ADDRESS
 from tests.stand_ins.nim_hub import KEY, PASSWORD, USER, NimHub, nim_hub
 from tests.stand_ins.nim_images import nim_image
+from tests.stand_ins.oci_registry import docker_registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -186,6 +192,66 @@ def test_a_pull_without_a_login_and_with_a_wrong_one_say_so(nim: Daemon, hub: Hu
     assert "wrong-password" not in wrong
     assert f"docker login {hub.registry}" in none
     assert model not in hub.docker.tags()
+
+
+def test_at_nvcr_io_a_key_is_a_login(hub: Hub, tmp_path: Path) -> None:
+    """The registry is one of ours that nobody but the Docker Engine takes for NGC; it wants the user ``$oauthtoken``."""
+    model = "nvcr.io/nim/stand-in/model:1.0"
+    (tmp_path / "registry").mkdir()
+    nim = Daemon(tmp_path, daemon_environment(tmp_path))
+    nim.environment["DOCKER_HOST"] = hub.docker.host
+    with (
+        docker_registry(tmp_path / "registry", login=("$oauthtoken", KEY)) as registry,
+        forwarded((NVCR_ADDRESS, 80), registry.host),
+    ):
+        nim_image(hub.docker, model)
+        hub.docker.push(model, "$oauthtoken", KEY)
+        hub.docker.call("DELETE", f"/images/{model}?force=1")
+        nim.start()
+        try:
+            nim.environment["NGC_API_KEY"] = KEY
+            assert "Model pulled successfully" in output(nim.cli("pull", model))
+            nim.cli("rm", model)
+            nim.environment["NGC_API_KEY"] = "another-key"
+            refused = nim.cli("pull", model, check=False).stderr.decode()
+            assert "the NGC_API_KEY that came with the request" in refused
+            assert "another-key" not in refused
+            del nim.environment["NGC_API_KEY"]
+            assert (
+                "set NGC_API_KEY, or run `docker login nvcr.io`" in nim.cli("pull", model, check=False).stderr.decode()
+            )
+        finally:
+            nim.stop()
+
+
+@contextmanager
+def forwarded(address: tuple[str, int], host: str) -> Iterator[None]:
+    """Connections to ``address`` reach ``host``."""
+    target, _, port = host.partition(":")
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((target, int(port))) as onward:
+                both = {self.request: onward, onward: self.request}
+                while True:
+                    for ready in select.select(list(both), [], [], 60)[0] or [None]:
+                        data = ready.recv(65536) if ready is not None else b""
+                        if not data:
+                            return
+                        both[ready].sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+
+    with Server(address, Forward) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_name_the_registry_does_not_have_is_not_found(nim: Daemon, hub: Hub) -> None:

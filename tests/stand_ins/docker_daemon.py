@@ -26,7 +26,10 @@ import pytest
 
 from tests.conftest import require
 
-__all__ = ["DockerDaemon", "docker_daemon"]
+__all__ = ["NVCR_ADDRESS", "DockerDaemon", "docker_daemon"]
+
+NVCR_ADDRESS: Final = "127.0.0.9"
+"""Where this engine looks for ``nvcr.io``, on port 80."""
 
 _READY_WITHIN: Final = 60.0
 _STOPS_WITHIN: Final = 60.0
@@ -34,7 +37,10 @@ _STOPS_WITHIN: Final = 60.0
 
 @attrs.define
 class DockerDaemon:
-    """A Docker Engine with everything it has below ``root``, whose path is short enough for sockets."""
+    """A Docker Engine with everything it has below ``root``, whose path is short enough for sockets.
+
+    To it, and to nobody else, ``nvcr.io`` is an address of this machine: NGC, where nobody has let us in.
+    """
 
     root: Path
     bridge: str
@@ -51,7 +57,20 @@ class DockerDaemon:
 
     def start(self) -> None:
         """Start it, and return once it answers."""
-        command = ["setsid", "--fork", "dockerd", f"--data-root={self.root}/data", f"--exec-root={self.root}/exec"]
+        hosts = self.root / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n{NVCR_ADDRESS} nvcr.io\n")
+        command = [
+            "setsid",
+            "--fork",
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount --bind "$0" /etc/hosts; exec "$@"',
+            str(hosts),
+        ]
+        command += ["dockerd", f"--data-root={self.root}/data", f"--exec-root={self.root}/exec"]
+        command += ["--insecure-registry=nvcr.io"]
         command += [f"--pidfile={self.root}/pid", f"--host={self.host}", f"--bridge={self.bridge}"]
         command += [
             "--iptables=false",
@@ -195,7 +214,7 @@ class _UnixConnection(http.client.HTTPConnection):
 @contextmanager
 def docker_daemon(root: Path) -> Iterator[DockerDaemon]:
     """A Docker Engine for as long as this is entered; nothing is left of it afterwards, but files below ``root``."""
-    programs = ("dockerd", "docker-proxy", "ip", "setsid")
+    programs = ("dockerd", "docker-proxy", "ip", "setsid", "unshare")
     missing = [name for name in programs if shutil.which(name) is None]
     require("docker", available=not missing, reason=f"{', '.join(missing)} not on PATH")
     require("docker", available=os.geteuid() == 0, reason="dockerd has to be started by root")
