@@ -94,8 +94,8 @@ class LaunchingService:
             )
             try:
                 await self._ready(engine, limit)
-                await engine.introduce()
                 engine.warning = await self._placed_right(engine, request)
+                await engine.introduce()
             except BaseException:
                 # Cancellation included: the engine is ours until it has been handed over.
                 await self._take_down(engine)
