@@ -127,11 +127,11 @@ def choose_accelerator(
         return Accelerator(variant=override, devices=found.devices, forced=True, reason=reason)
     present = [found for found in seen.values() if found.present and found.variant in priorities]
     if not present:
-        return Accelerator(reason="no detector saw a device")
+        return Accelerator(reason="no detector saw a device; `dmr plugins` says why")
     best = max(present, key=lambda found: (priorities[found.variant], found.variant))
     others = sorted(found.variant for found in present if found.variant not in (best.variant, CPU))
     if best.variant == CPU:
-        reason = "no accelerator was detected"
+        reason = "no accelerator was detected; `dmr plugins` says what was looked for"
     elif others:
         reason = f"detected, and preferred to {', '.join(others)}; DMR_OVERRIDE_GPU chooses another"
     else:

@@ -176,6 +176,17 @@ def test_a_gpu_that_is_not_used_is_warned_of_in_ps_and_status(daemon: GpuDaemon)
     ]
 
 
+def test_what_a_detector_finds_odd_about_a_gpu_is_a_warning_of_status(daemon: GpuDaemon) -> None:
+    daemon.has("Tesla P40", detail="Tesla P40 has compute capability 6.1, for which CUDA 13 has no kernels.")
+    daemon.engine()
+    daemon.begin()
+    done = daemon.cli("status")
+
+    assert b"Tesla P40" in done.stdout
+    assert b"Warning: cuda: Tesla P40 has compute capability 6.1" in done.stderr
+    assert "no kernels" in daemon.json("status")["accelerator"]["notes"]["cuda"]
+
+
 def test_a_gpu_that_went_away_since_the_start_is_found_out(daemon: GpuDaemon) -> None:
     daemon.engine(message=output.ON_CPU)
     daemon.begin()

@@ -62,6 +62,8 @@ def status(invocation: Invocation, *, as_json: bool) -> None:
     if accelerator := hardware.get("accelerator"):
         render.echo("")
         render.echo_table(("ACCELERATOR", "DEVICES", "MEMORY", "WHY"), [_accelerator(accelerator)])
+        if note := (accelerator.get("notes") or {}).get(accelerator.get("variant")):
+            print(f"Warning: {accelerator.get('variant')}: {note}", file=sys.stderr)
     for warning in hardware.get("warnings", []):
         print(f"Warning: {warning.get('model')}: {warning.get('text')}", file=sys.stderr)
     if steps := [(entry.get("name"), _step(entry)) for entry in details or [] if entry.get("next")]:
