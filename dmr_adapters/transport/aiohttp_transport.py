@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import time
 from collections.abc import Awaitable, Callable
 from io import BytesIO
 from types import SimpleNamespace
@@ -21,6 +23,8 @@ __all__ = ["AiohttpTransport"]
 _KEEP_ALIVE: Final = 4.0  # seconds; llama.cpp and uvicorn close what was idle for 5
 _LONGEST_FIELD: Final = 64 * 1024
 _LONG_BODY: Final = 512 * 1024
+_FULL_QUEUE: Final = 5.0
+_PAUSE: Final = 0.02
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=5.0, sock_read=None)
 # What aiohttp adds by itself and an engine should hear only from the client.
 _NOT_OURS_TO_SAY: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -137,17 +141,26 @@ async def _ask(
     headers: list[tuple[str, str]],
     use: _Use,
 ) -> UpstreamResponse:
-    name = describe(endpoint)
+    name, give_up = describe(endpoint), time.monotonic() + _FULL_QUEUE
     origin = "http://localhost" if endpoint.socket is not None else f"http://{endpoint.host}:{endpoint.port}"
     try:
-        response = await session.request(
-            request.method,
-            URL(origin + request.path, encoded=True),
-            data=_payload(request.body),
-            headers=headers,
-            allow_redirects=False,
-            trace_request_ctx=use,
-        )
+        while True:
+            try:
+                response = await session.request(
+                    request.method,
+                    URL(origin + request.path, encoded=True),
+                    data=_payload(request.body),
+                    headers=headers,
+                    allow_redirects=False,
+                    trace_request_ctx=use,
+                )
+                break
+            except aiohttp.ClientOSError as exc:
+                # A unix socket whose queue is full refuses at once (connect(2)), where TCP would wait; asyncio takes
+                # that for a connection on its way, and finds out that there is none when it writes.
+                if exc.errno not in (errno.EAGAIN, errno.ENOTCONN) or time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(_PAUSE)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
         raise UpstreamError(f"cannot reach the engine at {name}: {_reason(exc)}") from exc
     except aiohttp.ClientResponseError as exc:

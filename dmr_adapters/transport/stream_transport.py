@@ -6,6 +6,7 @@ About 100 µs per request cheaper than a general client, which on the way of eve
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import Final
 
@@ -19,6 +20,8 @@ __all__ = ["StreamTransport"]
 _IDLE_LIMIT: Final = 4.0  # seconds; llama.cpp and uvicorn close what was idle for 5
 _MOST_IDLE: Final = 64
 _CONNECT_TIMEOUT: Final = 5.0
+_FIRST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.05
 
 
 class StreamTransport(Transport):
@@ -101,7 +104,7 @@ class _Pool:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 if self._endpoint.socket is not None:
-                    _, connection = await self._loop.create_unix_connection(self._make, str(self._endpoint.socket))
+                    connection = await self._connect_unix(str(self._endpoint.socket))
                 else:
                     _, connection = await self._loop.create_connection(
                         self._make, self._endpoint.host, self._endpoint.port
@@ -113,6 +116,27 @@ class _Pool:
         self._all.add(connection)
         if self._closed:  # forgotten while we were connecting
             connection.abort()
+        return connection
+
+    async def _connect_unix(self, path: str) -> Connection:
+        """Connect by ourselves: a unix socket whose queue is full refuses with EAGAIN (``connect(2)``), where TCP would
+        wait, and asyncio takes that for a connection on its way.
+        """
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.setblocking(False)
+            pause = _FIRST_PAUSE
+            while True:
+                try:
+                    link.connect(path)  # done at once, or not at all
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+            _, connection = await self._loop.create_unix_connection(self._make, sock=link)
+        except BaseException:
+            link.close()
+            raise
         return connection
 
     def give_back(self, connection: Connection) -> None:

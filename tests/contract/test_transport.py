@@ -1,10 +1,11 @@
 """Every transport keeps the promises of the port; the two real ones also the finer points of HTTP."""
 
 import asyncio
+import socket
 import tempfile
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,36 @@ class _Wire(TransportContract):
             b"content-type: application/json",
             b"host: localhost",
         ]
+
+    async def test_an_engine_whose_queue_is_full_is_asked_again(self, transport: Transport) -> None:
+        """A unix socket refuses then, where TCP would wait; two hundred clients at once are enough for that."""
+        loop = asyncio.get_running_loop()
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+            path = str(Path(directory) / "engine.sock")
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.setblocking(False)
+            listener.bind(path)
+            listener.listen(0)
+            fillers = 0
+            with suppress(BlockingIOError):
+                while True:
+                    filler = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    filler.setblocking(False)
+                    filler.connect(path)
+                    fillers += 1
+            request = UpstreamRequest("GET", "/", [], b"")
+            asking = asyncio.ensure_future(transport.send(Endpoint(Path(path)), request))
+            await asyncio.wait({asking}, timeout=0.05)
+            assert not asking.done()
+            async with asyncio.timeout(DEADLINE):
+                for _ in range(fillers + 1):
+                    connection, _ = await loop.sock_accept(listener)
+                    stack.enter_context(connection)
+                connection.setblocking(False)
+                assert await loop.sock_recv(connection, 65536)
+                await loop.sock_sendall(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                assert await read_all(await asking) == b"ok"
+            await transport.forget(Endpoint(Path(path)))
 
     async def test_framing_is_ours_to_say(self, transport: Transport) -> None:
         async def handler(request: UpstreamRequest) -> Answer:
