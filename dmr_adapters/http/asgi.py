@@ -72,11 +72,13 @@ class DrainGuard:
     """Keeps a request whose body nobody read from blocking its own answer.
 
     Hypercorn stops reading at ten queued chunks, and its last send then waits for ever. So while the
-    last part of an answer is sent to a request that is not read to its end, the rest is read and
-    thrown away, and the connection is closed afterwards.
+    last part of an answer is sent to a request that is not read to its end, and for some seconds after it,
+    the rest is read and thrown away; then the connection is closed. Closed at once, it would be reset under
+    clients that send everything before they read, and those would never see the answer (RFC 9112, 9.6).
     """
 
     _MAX_DRAIN: Final = 64 * 1024 * 1024
+    _LINGER: Final = 5.0
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -106,7 +108,9 @@ class DrainGuard:
             else:
                 drain = asyncio.ensure_future(self._drain(watched_receive))
                 try:
-                    await send(message)
+                    await send({**message, "more_body": True})
+                    await asyncio.wait({drain}, timeout=self._LINGER)
+                    await send({"type": "http.response.body", "body": b""})
                 finally:
                     drain.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
