@@ -79,6 +79,7 @@ class DrainGuard:
 
     _MAX_DRAIN: Final = 64 * 1024 * 1024
     _LINGER: Final = 5.0
+    _PAUSE: Final = 0.5
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -106,25 +107,43 @@ class DrainGuard:
             elif message.get("more_body", False):
                 await send(message)
             else:
-                drain = asyncio.ensure_future(self._drain(watched_receive))
+                drain = _Drain(watched_receive, self._MAX_DRAIN)
+                task = asyncio.ensure_future(drain.run())
                 try:
                     await send({**message, "more_body": True})
-                    await asyncio.wait({drain}, timeout=self._LINGER)
+                    await drain.linger(task, self._LINGER, self._PAUSE)
                     await send({"type": "http.response.body", "body": b""})
                 finally:
-                    drain.cancel()
+                    task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
-                        await drain
+                        await task
 
         await self._app(scope, watched_receive, watched_send)
 
-    async def _drain(self, receive: Receive) -> None:
-        size = 0
-        while size < self._MAX_DRAIN:
-            message = await receive()
+
+class _Drain:
+    """Reads what is left of a request, and throws it away."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._size = 0
+
+    async def run(self) -> None:
+        """Until its end, or until it is too much."""
+        while self._size < self._most:
+            message = await self._receive()
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
                 return
-            size += len(message.get("body", b""))
+            self._size += len(message.get("body", b""))
+
+    async def linger(self, task: asyncio.Task[None], longest: float, pause: float) -> None:
+        """Wait for :meth:`run`, for as long as something comes; ``pause`` seconds of silence end it."""
+        for _ in range(round(longest / pause)):
+            before = self._size
+            await asyncio.wait({task}, timeout=pause)
+            if task.done() or self._size == before:
+                return
 
 
 def _has_body(scope: Scope) -> bool:
