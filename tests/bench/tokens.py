@@ -1,7 +1,8 @@
 """``make bench-tokens``: tokens per second through dmr against straight from its engine's socket.
 
 One engine, started by dmr on a model of 309 MB with random weights, answers both; runs take turns, so that a noisy
-machine is unfair to neither. Every answer has the same number of tokens, and the clients only count events.
+machine is unfair to neither, and of each side the fastest quarter counts. Every answer has the same number of tokens,
+and the clients only count events.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import tempfile
@@ -25,7 +27,9 @@ _MODEL = "bench/random"
 _CLIENTS = (1, 8)
 _LIMIT = 0.98
 _SLOTS = 8
-_ARGUMENTS = f"-ngl 999 --metrics --parallel {_SLOTS}"
+# A core is left to whoever passes tokens on: the engine's threads wait for each other, busily.
+_THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
+_ARGUMENTS = f"-ngl 999 --metrics --parallel {_SLOTS} --threads {_THREADS}"
 _PATH = "/v1/chat/completions"
 
 Connect = Callable[[], socket.socket]
@@ -51,7 +55,7 @@ def benchmark() -> bool:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.tokens", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12, help="runs of each side (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=16, help="runs of each side (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer (%(default)s)")
     return parser.parse_args()
 
@@ -67,12 +71,17 @@ def _compare(sides: dict[str, Connect], clients: int, rounds: int, tokens: int) 
                 rates[name].append(rate)
         if number >= 0:
             ratios.append(rates["dmr"][-1] / rates["direct"][-1])
-    ratio = median(ratios)
-    direct, through = median(rates["direct"]), median(rates["dmr"])
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    direct, through = _undisturbed(rates["direct"]), _undisturbed(rates["dmr"])
+    ratio = through / direct
+    pairs = f"median of pairs {median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}"
     print(f"  {clients} clients: direct {direct:7.2f}, dmr {through:7.2f}  ", end="")
-    print(f"ratio {ratio:.3f} ({spread}), at least {_LIMIT}: {'PASS' if ratio >= _LIMIT else 'FAIL'}")
+    print(f"ratio {ratio:.3f}, at least {_LIMIT}: {'PASS' if ratio >= _LIMIT else 'FAIL'}  ({pairs})")
     return ratio >= _LIMIT
+
+
+def _undisturbed(rates: list[float]) -> float:
+    """The median of the fastest quarter: whatever else a machine does only ever slows a run down."""
+    return median(sorted(rates, reverse=True)[: max(1, len(rates) // 4)])
 
 
 def _run(connect: Connect, clients: int, tokens: int) -> float:
