@@ -39,7 +39,7 @@ _TEMPLATE: Final = frozenset(
 _MESSAGES: Final = frozenset(
     {
         *("model", "messages", "system", "max_tokens", "temperature", "top_p", "top_k", "stop_sequences", "stream"),
-        *("tools", "tool_choice", "thinking", "chat_template_kwargs"),
+        *("tools", "chat_template_kwargs"),
     }
 )
 
@@ -56,6 +56,7 @@ CAPABILITIES: Final = Capabilities(
         "/v1/chat/completions": {"tool_choice": frozenset({b'"auto"', b'"required"', b'"none"', b"null"})},
         # Its last event has the usage whether that is asked for or not.
         "/v1/completions": {"stream_options": frozenset({b'{"include_usage":true}', b"null"})},
+        # Any choice is passed over, and this one is what it does then.
         "/v1/messages": {"tool_choice": frozenset({b'{"type":"auto"}', b"null"})},
     },
     counter=TokenCounter.TEMPLATE,

@@ -17,7 +17,7 @@ from tests.e2e.conftest import Daemon, daemon_environment
 from tests.e2e.test_main_job import QUESTIONS
 
 MODEL = "dmr/demo"
-TOOLED = "e2e/tooled"
+TOOLED, THINKING = "e2e/tooled", "e2e/thinking"
 GREEDY = {"temperature": 0}  # a field that newer versions of the client have no parameter for
 WEATHER: ToolParam = {
     "name": "get_weather",
@@ -70,7 +70,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _package_tooled(daemon: Daemon, root: Path) -> None:
     (root / "tools.jinja").write_text(TEMPLATE)
+    (root / "thinks.jinja").write_text(TEMPLATE + "{% if enable_thinking is false %}Do not think.{% endif %}")
     daemon.cli("package", "--from", MODEL, "--chat-template", str(root / "tools.jinja"), TOOLED)
+    daemon.cli("package", "--from", MODEL, "--chat-template", str(root / "thinks.jinja"), THINKING)
 
 
 def test_a_message(served: Served) -> None:
@@ -204,6 +206,20 @@ def test_a_streamed_call_adds_up_to_the_same(served: Served) -> None:
     assert "content_block_start" in kinds
 
 
+def test_whether_to_think_reaches_the_template(served: Served) -> None:
+    """The count tells: this template says more to a model that is not to think."""
+    messages = [{"role": "user", "content": "Hello!"}]
+
+    def tokens(**asked: object) -> int:
+        made = _post(served, "/v1/messages", {"model": THINKING, "max_tokens": 1, "messages": messages, **asked})[
+            "usage"
+        ]
+        return int(made["input_tokens"] + made["cache_read_input_tokens"])
+
+    assert tokens() == tokens(thinking={"type": "enabled", "budget_tokens": 1024})
+    assert tokens() < tokens(thinking={"type": "disabled"})
+
+
 def test_structured_output_follows_its_schema(served: Served) -> None:
     schema = {
         "type": "object",
@@ -254,5 +270,7 @@ def test_errors_are_the_clients_own_kinds(served: Served) -> None:
 
 
 def test_the_models(served: Served) -> None:
-    assert {"docker.io/dmr/demo:latest", "docker.io/e2e/tooled:latest"} == {m.id for m in served.client.models.list()}
+    assert {"docker.io/dmr/demo:latest", "docker.io/e2e/tooled:latest", "docker.io/e2e/thinking:latest"} == {
+        m.id for m in served.client.models.list()
+    }
     assert MODEL == served.client.models.retrieve(MODEL).id

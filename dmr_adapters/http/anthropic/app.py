@@ -28,7 +28,7 @@ __all__ = ["AnthropicApp"]
 _CHAT: Final = "/v1/chat/completions"
 _MAX_SHOWN: Final = 200
 # What a message may ask for that a chat completion can honour, where an engine's own Messages API does not.
-_BETTER_TRANSLATED: Final = frozenset({"output_config", "output_format", "tool_choice"})
+_BETTER_TRANSLATED: Final = frozenset({"output_config", "output_format", "thinking", "tool_choice"})
 
 
 class AnthropicApp:
