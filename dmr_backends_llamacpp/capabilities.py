@@ -42,11 +42,18 @@ _MESSAGES: Final = frozenset(
         *("tools", "chat_template_kwargs"),
     }
 )
+_INFILL: Final = frozenset(
+    {
+        *("input_prefix", "input_suffix", "input_extra", "prompt", "stream", "n_predict", "n_keep", "n_discard"),
+        *("n_indent", "cache_prompt", "id_slot", "return_tokens", "timings_per_token", "t_max_predict_ms", "lora"),
+    }
+)
 
 CAPABILITIES: Final = Capabilities(
     fields={
         "/v1/chat/completions": _SAMPLING | _LENGTH | _CONTROL | _TEMPLATE | {"response_format", "top_logprobs"},
         "/v1/completions": _SAMPLING | _LENGTH | _CONTROL | {"prompt", "grammar_lazy", "grammar_triggers"},
+        "/infill": _SAMPLING | _INFILL,
         "/v1/embeddings": frozenset({"model", "input", "encoding_format", "embd_normalize"}),
         "/v1/messages": _MESSAGES,
         "/rerank": frozenset({"model", "query", "documents", "texts", "top_n", "return_text"}),

@@ -74,6 +74,9 @@ class HttpApp:
             if route is not None:
                 await self._inference.answer(route, scope, receive, send)
                 return
+        if scope["path"].startswith("/api/") or scope["path"] == "/api":
+            await self._seldom.ollama(scope, receive, send)
+            return
         asked = self._anthropic.route(scope["path"])
         if asked is not None:
             await self._anthropic.answer(asked, scope, receive, send)
@@ -141,8 +144,11 @@ class HttpApp:
         app.router.redirect_slashes = False
         return app
 
-    async def _root(self, _request: Request) -> Response:
-        return Response("Docker Model Runner is running", media_type="text/plain; charset=utf-8")
+    async def _root(self, request: Request) -> Response:
+        # Clients of either look here for what they know.
+        ollama = request.headers.get("user-agent", "").startswith("ollama")
+        said = "Ollama is running" if ollama else "Docker Model Runner is running"
+        return Response(said, media_type="text/plain; charset=utf-8", headers={"vary": "User-Agent"})
 
     async def _version(self, _request: Request) -> Response:
         return json_response({"version": self._services.version})

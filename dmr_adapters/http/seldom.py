@@ -13,6 +13,7 @@ from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.services import Services
 
 if TYPE_CHECKING:
+    from dmr_adapters.http.ollama.app import OllamaApp
     from dmr_adapters.http.responses.api import ResponsesApi
 
 __all__ = ["SeldomApi"]
@@ -25,11 +26,14 @@ class SeldomApi:
         self._services = services
         self._inference = inference
         self._responses: ResponsesApi | None = None
+        self._ollama: OllamaApp | None = None
 
     async def aclose(self) -> None:
         """Close what was made."""
         if self._responses is not None:
             await self._responses.aclose()
+        if self._ollama is not None:
+            await self._ollama.aclose()
 
     @property
     def responses(self) -> ResponsesApi:
@@ -39,6 +43,15 @@ class SeldomApi:
 
             self._responses = ResponsesApi(self._services, self._inference)
         return self._responses
+
+    @property
+    def ollama(self) -> OllamaApp:
+        """Ollama's API, of which there is one: it keeps what clients send before they make a model of it."""
+        if self._ollama is None:
+            from dmr_adapters.http.ollama.app import OllamaApp
+
+            self._ollama = OllamaApp(self._services)
+        return self._ollama
 
     async def create_response(self, request: Request) -> Response:
         """``POST /v1/responses``."""

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from dmr_core.ports.model_store import ModelStore
     from dmr_core.ports.response_store import ResponseStore
     from dmr_core.ports.transport import Transport
+    from dmr_core.ports.weights_header import WeightsHeaders
     from dmr_core.services.backends import BackendService
     from dmr_core.services.catalog import CatalogService
+    from dmr_core.services.creating import CreatingService
     from dmr_core.services.diagnosing import DiagnosingService
     from dmr_core.services.explaining import ExplainingService
     from dmr_core.services.exporting import ExportingService
@@ -42,7 +44,7 @@ __all__ = ["Management", "Services"]
 
 @attrs.frozen(kw_only=True)
 class Management:
-    """What only people who look after the service ask for."""
+    """What few requests ask for: those of people who look after the service, and of who makes models."""
 
     maintenance: MaintenanceService
     remote_models: RemoteModelService
@@ -50,6 +52,8 @@ class Management:
     diagnosing: DiagnosingService
     explaining: ExplainingService
     metrics_page: MetricsPage
+    creating: CreatingService
+    headers: WeightsHeaders
 
 
 @attrs.frozen(kw_only=True)

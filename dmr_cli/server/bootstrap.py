@@ -236,6 +236,9 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
         stack.push_async_callback(pushing.aclose)
         health = HealthService(_checks(settings, scheduler, backends, check_store=use.store is None))
         stack.push_async_callback(health.aclose)
+        repackaging = RepackagingService(
+            store=store, catalog=catalog, decode_manifest=decode_manifest, decode_config=decode_config
+        )
         services = Services(
             settings=settings,
             version=__version__,
@@ -248,9 +251,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             pushing=pushing,
             loading=LoadingService(store, decode_manifest=decode_manifest, decode_config=decode_config),
             exporting=ExportingService(store=store, catalog=catalog),
-            repackaging=RepackagingService(
-                store=store, catalog=catalog, decode_manifest=decode_manifest, decode_config=decode_config
-            ),
+            repackaging=repackaging,
             backends=backends,
             scheduler=scheduler,
             inference=inference,
@@ -274,6 +275,8 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
                     launching=launching,
                     backends=backends,
                     scheduler=scheduler,
+                    repackaging=repackaging,
+                    package_source=use.package_source,
                 ).build()
             ),
             logs=logs,

@@ -14,8 +14,10 @@ import attrs
 
 from dmr_adapters.http.services import Management
 from dmr_adapters.metrics.page import MetricsPage
+from dmr_adapters.model_store.intake import FilesystemBlobIntake
 from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_adapters.package_source.filesystem import FilesystemPackageSource
+from dmr_adapters.package_source.stored_headers import StoredWeightsHeaders
 from dmr_adapters.registry.credentials import CredentialStore, IdentityToken
 from dmr_adapters.registry.credentials import Login as RegistryLogin
 from dmr_adapters.search.opening import open_hubs
@@ -33,6 +35,7 @@ from dmr_core.ports.store_maintenance import StoreMaintenance
 from dmr_core.ports.transport import Transport
 from dmr_core.services.backends import BackendService
 from dmr_core.services.catalog import CatalogService
+from dmr_core.services.creating import BufferedBlobIntake, CreatingService
 from dmr_core.services.diagnosing import DiagnosingService
 from dmr_core.services.explaining import ExplainingService
 from dmr_core.services.fetching import FetchingService
@@ -43,6 +46,7 @@ from dmr_core.services.maintenance import MaintenanceService, UnmaintainedStore
 from dmr_core.services.packaging import PackagingService
 from dmr_core.services.pulling import PullingService
 from dmr_core.services.remote_models import RemoteModelService
+from dmr_core.services.repackaging import RepackagingService
 from dmr_core.services.scheduling.scheduler import Scheduler
 from dmr_core.services.searching import OpenSources, SearchService
 
@@ -78,6 +82,8 @@ class Parts:
     launching: LaunchingService
     backends: BackendService
     scheduler: Scheduler
+    repackaging: RepackagingService
+    package_source: PackageSource | None
 
     def build(self) -> Management:
         """Put it together."""
@@ -109,6 +115,17 @@ class Parts:
                 accelerator=self.inference.acceleration.accelerator,
                 keep_alive_set=bool(settings.environment.get("DMR_KEEP_ALIVE", "").strip("\"' ")),
             ),
+            creating=CreatingService(
+                store=self.store,
+                catalog=self.catalog,
+                repackaging=self.repackaging,
+                source=self.package_source or FilesystemPackageSource(),
+                intake=FilesystemBlobIntake(settings.models_path)
+                if self.maintained
+                else BufferedBlobIntake(self.store),
+                clock=self.clock,
+            ),
+            headers=StoredWeightsHeaders(self.store),
             metrics_page=MetricsPage(
                 metrics=self.metrics,
                 transport=self.transport,

@@ -99,6 +99,16 @@ class RepackagingService:
                 added = await self._store.add(artifact)
                 return await self._store.tag(added.id, reference)
 
+    def revised(self, artifact: Artifact, changes: Changes) -> Artifact:
+        """An artifact that is not stored yet, with ``changes`` made. Raises as :func:`revise`."""
+        return revise(
+            artifact.manifest_bytes,
+            artifact.config_bytes,
+            changes,
+            decode_manifest=self._decode_manifest,
+            decode_config=self._decode_config,
+        )
+
     async def _read(self, digest: Digest) -> bytes:
         data = bytearray()
         async for chunk in self._store.read_blob(digest):

@@ -1,0 +1,166 @@
+"""``POST /api/pull`` and ``POST /api/push``: progress in Ollama's words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, Final, TypeVar
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from dmr_adapters.http.asgi import ClientGoneError
+from dmr_adapters.http.credentials import pull_credentials
+from dmr_adapters.http.fidelity import Fidelity
+from dmr_adapters.http.ollama.errors import error_line, message_for, refusal
+from dmr_adapters.http.ollama.request import TransferBody, named, read
+from dmr_adapters.http.services import Services
+from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
+from dmr_core.errors import DmrError
+
+__all__ = ["TransferApi", "progress_document", "streamed", "unless_gone"]
+
+_log: Final = logging.getLogger("dmr.http")
+_T = TypeVar("_T")
+_SUCCESS: Final = b'{"status":"success"}\n'
+_VERBS: Final = {TransferMode.PULL: "pulling", TransferMode.PUSH: "pushing", TransferMode.INSTALL: "installing"}
+_BEGIN: Final = {TransferMode.PULL: "pulling manifest", TransferMode.PUSH: "retrieving manifest"}
+
+
+def progress_document(line: Progress) -> dict[str, Any]:
+    """A line of progress in Ollama's words."""
+    if line.kind is ProgressKind.SUCCESS:
+        return {"status": "success"}
+    if line.kind is ProgressKind.ERROR:
+        return {"error": line.message}
+    if line.layer is None:
+        return {"status": line.message}
+    layer = line.layer
+    document: dict[str, Any] = {"status": f"{_VERBS[line.mode]} {layer.id.short}", "digest": str(layer.id)}
+    if layer.size:
+        document["total"] = layer.size
+    if layer.current:
+        document["completed"] = layer.current
+    return document
+
+
+class TransferApi:
+    """Models on their way in and out."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def pull(self, request: Request, content: bytes) -> Response:
+        """``POST /api/pull``."""
+        body, unknown = read(content, TransferBody)
+        name = named(body)
+        lines = await self._services.pulling.pull(name, pull_credentials(request.scope["headers"], None))
+        return await self._answer(request, body, unknown, name, lines, TransferMode.PULL)
+
+    async def push(self, request: Request, content: bytes) -> Response:
+        """``POST /api/push``."""
+        body, unknown = read(content, TransferBody)
+        name = named(body)
+        lines = self._services.pushing.push(name)
+        return await self._answer(request, body, unknown, name, lines, TransferMode.PUSH)
+
+    async def _answer(
+        self,
+        request: Request,
+        body: TransferBody,
+        unknown: list[str],
+        name: str,
+        lines: AsyncGenerator[Progress, None],
+        mode: TransferMode,
+    ) -> Response:
+        # Whether a registry is spoken to without TLS is the operator's to say.
+        fidelity = Fidelity(ignored=[*unknown, *(["insecure"] if body.insecure else [])])
+        headers = {name.decode(): value.decode() for name, value in fidelity.headers()}
+        try:
+            first = await unless_gone(_next(lines), request.receive)
+            if body.stream is False:
+                await unless_gone(_rest(lines), request.receive)
+                return Response(_SUCCESS, headers=headers, media_type="application/json")
+        except DmrError as exc:
+            return refusal(exc, name)
+        return streamed(_documents(first, lines, mode), headers)
+
+
+async def _documents(
+    first: Progress, lines: AsyncGenerator[Progress, None], mode: TransferMode
+) -> AsyncGenerator[dict[str, Any], None]:
+    async with aclosing(lines) as following:
+        yield {"status": _BEGIN[mode]}
+        yield progress_document(first)
+        async for line in following:
+            yield progress_document(line)
+
+
+def streamed(documents: AsyncGenerator[dict[str, Any], None], headers: dict[str, str]) -> Response:
+    """A stream of documents; what fails on the way is told by the last."""
+    content = _encoded(documents)
+    return _ClosingResponse(
+        content, headers={**headers, "cache-control": "no-cache"}, media_type="application/x-ndjson"
+    )
+
+
+class _ClosingResponse(StreamingResponse):
+    """Closes its lines, whatever ends it: a client that leaves between two of them ends the work as well."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See :class:`StreamingResponse`."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            assert isinstance(self.body_iterator, AsyncGenerator)  # noqa: S101 - we made it
+            await self.body_iterator.aclose()
+
+
+async def _encoded(documents: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(documents) as following:
+        try:
+            async for document in following:
+                yield orjson.dumps(document) + b"\n"
+        except DmrError as exc:
+            yield error_line(message_for(exc))
+        except Exception as exc:  # a bug: the stream has begun, so it can only be told in it
+            _log.exception("unexpected error in a progress stream")
+            yield error_line(message_for(exc))
+
+
+async def unless_gone(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
+    """What ``work`` gives; it is cancelled if the client leaves first.
+
+    Raises:
+        ClientGoneError: it did.
+    """
+    ahead, gone = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({ahead, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if ahead.done():
+            return ahead.result()
+        raise ClientGoneError
+    finally:
+        gone.cancel()
+        if not ahead.done():
+            ahead.cancel()
+        await asyncio.gather(ahead, gone, return_exceptions=True)
+
+
+async def _next(lines: AsyncGenerator[Progress, None]) -> Progress:
+    return await anext(lines)
+
+
+async def _rest(lines: AsyncGenerator[Progress, None]) -> None:
+    async with aclosing(lines) as following:
+        async for _ in following:
+            pass
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
