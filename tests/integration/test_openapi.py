@@ -37,7 +37,12 @@ def routes_of(world: World) -> list[Route]:
 
 def example(path: str) -> str:
     """A path of a template; a model's name has a slash."""
-    return path.replace("{name}", "ai/x").replace("{backend}", "fake").replace("{id}", "resp_x")
+    return (
+        path.replace("{name}", "ai/x")
+        .replace("{backend}", "fake")
+        .replace("{id}", "resp_x")
+        .replace("{digest}", "sha256:" + "0" * 64)
+    )
 
 
 def serves(route: Route, operation: Operation) -> bool:
@@ -47,6 +52,8 @@ def serves(route: Route, operation: Operation) -> bool:
 
 def is_inference(operation: Operation) -> bool:
     path = example(operation.path)
+    if path.startswith("/api"):
+        return True  # looked at below
     anthropic = match_anthropic(path)
     if anthropic is not None:
         return operation.method == "GET" or anthropic.inference is not None
@@ -62,6 +69,12 @@ async def test_every_documented_operation_has_a_route(world: World) -> None:
     ]
 
     assert not missing
+
+
+async def test_ollamas_operations_are_those_of_the_document(world: World) -> None:
+    served = cast("Any", world.service.app)._seldom.ollama.operations()
+
+    assert {(one.method, one.path) for one in TABLE if one.path.startswith("/api")} == set(served)
 
 
 async def test_every_route_is_documented(world: World) -> None:

@@ -63,6 +63,11 @@ class OllamaApp:
             "/api/generate": {"POST": answering.generate},
         }
 
+    def operations(self) -> list[tuple[str, str]]:
+        """Methods and paths, but for ``HEAD``, as ``/openapi.json`` has them."""
+        found = [(method, path) for path, methods in self._routes.items() for method in methods if path != "/api/"]
+        return [*found, ("POST", _BLOBS + "{digest}")]
+
     async def aclose(self) -> None:
         """Let go of what clients sent and made nothing of."""
         await self._blobs.aclose()

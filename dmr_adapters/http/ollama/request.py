@@ -178,6 +178,7 @@ def read(content: bytes, kind: type[_T]) -> tuple[_T, list[str]]:
         raise InvalidRequestError("missing request body")
     check_shape(content)
     try:
+        content.decode()  # what is passed on unread must be text as well
         fields = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
         body = msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

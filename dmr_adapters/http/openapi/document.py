@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from dmr_adapters.http.edge.paths import DESKTOP_PREFIX
-from dmr_adapters.http.openapi import anthropic, inference, management, responses
+from dmr_adapters.http.openapi import anthropic, inference, management, ollama, responses
 from dmr_adapters.http.openapi.operation import Operation, Query
 from dmr_adapters.http.openapi.schemas import SCHEMAS
 
@@ -38,6 +38,7 @@ def operations(*, metrics: bool = True) -> Iterator[Operation]:
     yield from inference.operations()
     yield from responses.operations()
     yield from anthropic.operations()
+    yield from ollama.operations()
     yield from management.operations(metrics=metrics)
 
 

@@ -55,6 +55,15 @@ _SAMPLING: Final[dict[str, Any]] = {
     "stop": {"anyOf": [_STRING, _STRINGS, {"type": "null"}]},
 }
 
+_OLLAMA: Final[dict[str, Any]] = {
+    "model": {**_STRING, "description": "A model in the store, by any of its names"},
+    "keep_alive": _KEEP_ALIVE,
+    "stream": {**_nullable(_BOOLEAN), "description": "Lines as they come, unless it is false"},
+    "options": _nullable(_OBJECT),
+    "think": {"anyOf": [_BOOLEAN, _STRING, {"type": "null"}]},
+    "format": {"anyOf": [{"const": "json"}, _OBJECT, {"type": "null"}], "description": "json, or a JSON schema"},
+}
+
 SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     # --- errors
     "OpenAIError": _object(
@@ -71,6 +80,37 @@ SCHEMAS: Final[dict[str, dict[str, Any]]] = {
         "type error", type={"const": "error"}, error=_object("type message", type=_STRING, message=_STRING)
     ),
     "OllamaError": _object("error", error=_STRING),
+    # --- Ollama
+    "OllamaChat": _object("model", messages=_nullable(_array(_OBJECT)), tools=_nullable(_array(_OBJECT)), **_OLLAMA),
+    "OllamaGenerate": _object(
+        "model",
+        prompt=_nullable(_STRING),
+        suffix=_nullable(_STRING),
+        system=_nullable(_STRING),
+        template=_nullable(_STRING),
+        raw=_nullable(_BOOLEAN),
+        images=_nullable(_STRINGS),
+        context=_nullable(_array(_INTEGER)),
+        **_OLLAMA,
+    ),
+    "OllamaEmbed": _object(
+        "model input",
+        model=_STRING,
+        input={"anyOf": [_STRING, _STRINGS]},
+        truncate=_nullable(_BOOLEAN),
+        keep_alive=_KEEP_ALIVE,
+    ),
+    "OllamaEmbeddings": _object("model", model=_STRING, prompt=_nullable(_STRING), keep_alive=_KEEP_ALIVE),
+    "OllamaName": _object("model", model=_STRING),
+    "OllamaCopy": _object("source destination", source=_STRING, destination=_STRING),
+    "OllamaTransfer": _object("model", model=_STRING, stream=_nullable(_BOOLEAN)),
+    "OllamaCreate": _object(
+        "model",
+        **{"from": _nullable(_STRING), "model": _STRING, "files": _nullable(_OBJECT), "system": _nullable(_STRING)},
+        template=_nullable(_STRING),
+        parameters=_nullable(_OBJECT),
+        stream=_nullable(_BOOLEAN),
+    ),
     # --- inference
     "ChatRequest": _object("model messages", messages=_array(_OBJECT), tools=_nullable(_array(_OBJECT)), **_SAMPLING),
     "CompletionRequest": _object(
