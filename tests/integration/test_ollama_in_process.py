@@ -154,7 +154,7 @@ async def make_world(*, capabilities: Capabilities | None = TABLE, **changes: An
     transport, registry, clock, store = InMemoryTransport(), InMemoryRegistry(), FakeClock(), InMemoryModelStore()
     engine = ScriptedEngine(transport)
     engine.go.set()
-    told = {} if capabilities is None else {"capabilities": lambda: capabilities}
+    told: dict[str, Any] = {} if capabilities is None else {"capabilities": lambda: capabilities}
     overrides = Overrides(
         store=store,
         registry=registry,

@@ -80,7 +80,7 @@ def test_whatever_an_engine_sends_becomes_lines_or_an_error_of_the_engine(docume
 def test_calls_are_whole_however_they_are_cut(cut: int) -> None:
     text = '{"city": "Bonn"}'
     lines = AnswerLines(Kind(chat=True), "m")
-    said = []
+    said: list[Any] = []
     for number, part in enumerate((text[:cut], text[cut:])):
         function = {"arguments": part, **({"name": "f"} if number == 0 else {})}
         said += lines.feed(Piece(calls=({"index": 0, "function": function},)), 0.0)
