@@ -76,6 +76,7 @@ from dmr_core.services.scheduling.state import Limits
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from dmr_core.ports.model_files import ModelFiles
     from dmr_core.ports.package_source import PackageSource
     from dmr_core.ports.response_store import ResponseStore
     from dmr_core.ports.store_maintenance import StoreMaintenance
@@ -107,6 +108,7 @@ class Overrides:
     transport: Transport | None = None
     processes: ProcessSupervisor | None = None
     package_source: PackageSource | None = None
+    model_files: ModelFiles | None = None
     clock: Clock | None = None
     metrics: Metrics | None = None
     memory: MemoryProbe | None = None
@@ -176,7 +178,7 @@ async def open_service(settings: Settings, overrides: Overrides | None = None) -
             grace=settings.stop_grace,
             health_interval=settings.health_interval,
             acceleration=acceleration,
-            admission=AdmissionService(files=FilesystemModelFiles(), allowed=settings.trusted_code),
+            admission=AdmissionService(files=use.model_files or FilesystemModelFiles(), allowed=settings.trusted_code),
             sources=sources,
         )
 

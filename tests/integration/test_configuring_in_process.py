@@ -22,6 +22,7 @@ from dmr_core.ports.backend import BackendSpec
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob
 from dmr_core.testing.fakes.config_store import InMemoryConfigStore
 from dmr_core.testing.fakes.engine import FakeEngine, FakeRunningEngine
+from dmr_core.testing.fakes.model_files import InMemoryModelFiles
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
 from dmr_core.testing.fakes.process import FakeProcessSupervisor
 from dmr_core.testing.fakes.transport import InMemoryTransport
@@ -68,6 +69,7 @@ class World:
             configs=self.configs,
             transport=self.engine.transport,
             processes=FakeProcessSupervisor(),
+            model_files=InMemoryModelFiles(),
             entry_points=(),
             backends=(spec,),
         )

@@ -25,6 +25,7 @@ from dmr_core.ports.model_store import ModelStore
 from dmr_core.ports.process import ProcessSpec
 from dmr_core.ports.transport import Endpoint
 from dmr_core.testing.contracts.model_store import build_artifact, layer_of, put_blob
+from dmr_core.testing.fakes.model_files import InMemoryModelFiles
 from dmr_core.testing.fakes.model_store import InMemoryModelStore
 from dmr_core.testing.fakes.process import FakeProcess, FakeProcessSupervisor
 from dmr_core.testing.fakes.transport import Answer as UpstreamAnswer
@@ -192,6 +193,7 @@ async def playground(**environment: str) -> AsyncIterator[Playground]:
         store=store,
         transport=transport,
         processes=processes,
+        model_files=InMemoryModelFiles(),
         entry_points=(),
         backends=(*dmr_backends(), *vllm_backends()),
     )
