@@ -74,11 +74,10 @@ def stream(
 def _open(api: Api, model: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """Send a request that may start the engine of ``model``; where that may take long, what it says is shown."""
     headers = {**headers, **load_headers(api.endpoint, model)}
-    if not is_nim(model):
-        return api.open("POST", _PATH, json_body=body, headers=headers)
-    from dmr_cli.client.waiting import told_by  # noqa: PLC0415 - few models take long
+    from dmr_cli.client.waiting import VLLM, told_by  # noqa: PLC0415 - only chats need it
 
-    with told_by(api, "nim"):
+    # Which engine a model of the store gets is the service's choice; of those there are, vLLM takes minutes.
+    with told_by(api, "nim" if is_nim(model) else VLLM):
         return api.open("POST", _PATH, json_body=body, headers=headers)
 
 

@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from dmr_cli.client.api import Api
     from dmr_cli.client.transport import Response
 
-__all__ = ["engine_line", "told_by"]
+__all__ = ["VLLM", "engine_line", "told_by", "vllm_phase"]
 
 PATIENCE: Final = 2.0
 """Seconds that nobody minds to wait without being told anything."""
 
+VLLM: Final = "vllm"
+
 _FAREWELL: Final = 1.0
+_VLLM_PHASES: Final = (
+    *("Resolved architecture", "Using max model len", "Initializing a V1", "Starting to load model", "Loading "),
+    *("Model loading took", "Downloading", "Compiling", "torch.compile", "Warming up", "Capturing", "Graph capturing"),
+    *("GPU KV cache size", "CPU KV cache size", "init engine", "Starting vLLM"),
+)
 
 
 @contextmanager
@@ -78,11 +85,28 @@ class _Follower:
             with response:
                 if response.status != 200:
                     return
-                write("Waiting for the model to be ready; its engine says:\n", sys.stderr)
+                announced = False
                 for line in response.lines():
-                    text = engine_line(line.decode("utf-8", "replace"), self._engine, since)
+                    text = self._worth_telling(engine_line(line.decode("utf-8", "replace"), self._engine, since))
                     if text and not self._over:
+                        if not announced:
+                            announced = True
+                            write("Waiting for the model to be ready; its engine says:\n", sys.stderr)
                         write(f"  {clean(text)}\n", sys.stderr)
+
+    def _worth_telling(self, text: str) -> str:
+        return vllm_phase(text) if self._engine == VLLM else text
+
+
+def vllm_phase(text: str) -> str:
+    """The part of a line of vLLM's log that tells how far its start is; empty for any other.
+
+    Lines are ``(PROCESS pid=N) LEVEL DATE TIME [FILE:LINE] TEXT``; progress bars stand alone.
+    """
+    from re import sub  # noqa: PLC0415 - loaded already
+
+    told = sub(r"^(?:\([^)]{1,64}\) )?(?:INFO \S{1,16} \S{1,16} \[[^]]{1,64}\] )?", "", text)
+    return told.partition(" with config:")[0] if told.startswith(_VLLM_PHASES) else ""
 
 
 def engine_line(line: str, engine: str, since: str) -> str:
