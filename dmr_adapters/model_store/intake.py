@@ -31,6 +31,9 @@ class FilesystemBlobIntake(BlobIntake):
     def __init__(self, root: Path) -> None:
         self._layout = StoreLayout(root.absolute())
 
+    async def size(self, digest: Digest) -> int | None:
+        return await finish_in_thread(lambda: self._size(digest))
+
     async def take(self, digest: Digest, chunks: AsyncIterator[bytes]) -> int:
         path, descriptor = await finish_in_thread(self._temporary)
         hasher, size = hashlib.sha256(), 0
@@ -54,6 +57,12 @@ class FilesystemBlobIntake(BlobIntake):
         return size
 
     # What follows runs in threads.
+
+    def _size(self, digest: Digest) -> int | None:
+        try:
+            return self._layout.blob(digest).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _temporary(self) -> tuple[Path, int]:
         with disk_conditions(self._layout.root):

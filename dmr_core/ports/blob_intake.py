@@ -15,6 +15,10 @@ class BlobIntake(Protocol):
     """Writes blobs into one store as they come. Nothing is visible before all of it is verified."""
 
     @abstractmethod
+    async def size(self, digest: Digest) -> int | None:
+        """Bytes of a blob that is here, complete; ``None`` for one that is not."""
+
+    @abstractmethod
     async def take(self, digest: Digest, chunks: AsyncIterator[bytes]) -> int:
         """Store what ``chunks`` carry, and say how many bytes that is. The caller leases the digest meanwhile.
 

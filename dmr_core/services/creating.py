@@ -157,20 +157,10 @@ class CreatingService:
             return await self._store.tag(added.id, reference)
 
     async def _stored(self, name: str, digest: Digest) -> StoredBlob:
-        if not await self._store.has_blob(digest):
+        size = await self._intake.size(digest)
+        if size is None:
             raise NotFoundError(f"file {name!r}: there is no blob {digest}: send it first")
-        size = 0
-        async for chunk in self._sized(digest):
-            size += chunk
         return StoredBlob(digest, size)
-
-    async def _sized(self, digest: Digest) -> AsyncIterator[int]:
-        """The size of a blob: its file's, or that of what is read where it has none."""
-        try:
-            yield self._store.blob_file(digest).stat().st_size
-        except OSError:
-            async for chunk in self._store.read_blob(digest):
-                yield len(chunk)
 
     async def _written(self, layers: Sequence[NewLayer], held: AsyncExitStack) -> tuple[Descriptor, ...]:
         """The layers' blobs in the store, leased for as long as ``held`` is."""
@@ -199,6 +189,11 @@ class BufferedBlobIntake(BlobIntake):
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
+
+    async def size(self, digest: Digest) -> int | None:
+        if not await self._store.has_blob(digest):
+            return None
+        return sum([len(chunk) async for chunk in self._store.read_blob(digest)])
 
     async def take(self, digest: Digest, chunks: AsyncIterator[bytes]) -> int:
         data = bytearray()
