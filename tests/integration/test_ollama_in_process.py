@@ -79,6 +79,10 @@ class ScriptedEngine(FakeEngine):
         if request.path == "/apply-template":
             return _json({"prompt": "".join(f"<{one['role']}>{one['content']}" for one in body["messages"])})
         if request.path == "/tokenize":
+            if "prompt" in body or "messages" in body:  # vLLM's
+                text = body.get("prompt") or "".join(one["content"] for one in body.get("messages", ()))
+                tokens = list(text.encode())
+                return _json({"count": len(tokens), "max_model_len": 100, "tokens": tokens})
             return _json({"tokens": list(body["content"].encode())})
         self.asked.append((request.path, body))
         if self.refusal is not None:
@@ -428,6 +432,19 @@ async def test_what_an_engine_without_a_table_cannot_do() -> None:
         for body in ({"context": [1]}, {"suffix": "x"}):
             answer = await world.post("/api/generate", prompt="Hi", **body)
             assert (422, ["error"]) == (answer.status, list(answer.json()))
+
+
+async def test_an_engine_that_counts_as_vllm_does_is_told_where_the_context_ends() -> None:
+    async with make_world(capabilities=Capabilities(counter=TokenCounter.TOKENIZE)) as world:
+        assert (await world.asked("/api/generate", prompt="Hello", raw=True))[1]["max_tokens"] == 95
+        assert (await world.asked("/api/generate", prompt="Hello", raw=True, options={"num_predict": 3}))[1][
+            "max_tokens"
+        ] == 3
+        _, body = await world.asked("/api/generate", prompt="Hi", context=[1, 2, 3])
+        assert (body["prompt"], body["max_tokens"]) == ([1, 2, 3, *b"Hi"], 95)
+        answer = await world.post("/api/generate", prompt="Hi", stream=False)
+        assert answer.json()["context"] == [*b"Hi", *b"Hello there"]
+        assert (await world.asked("/api/embed", input="x"))[1]["truncate_prompt_tokens"] == -1
 
 
 async def test_a_middle(world: World) -> None:

@@ -113,7 +113,7 @@ class AnsweringApi:
         spec = self._services.backends.get(plan.key.backend).spec
         capabilities = spec.capabilities() if spec.capabilities is not None else Capabilities()
         options = {**settings.parameters, **(body.options or {})}
-        exchange.counter = capabilities.counter
+        exchange.counter = exchange.counting = capabilities.counter
         if isinstance(body, ChatBody):
             exchange.counter = None
             messages = settings.before(translate_messages(body.messages or ()))

@@ -15,7 +15,7 @@ from dmr_adapters.http.inference.exchange import Exchange
 from dmr_adapters.http.inference.timing import load_share
 from dmr_adapters.http.ollama.lines import AnswerLines, Kind
 from dmr_adapters.http.ollama.relay import JSON, OllamaRelay
-from dmr_adapters.http.ollama.translation import CHAT, Upstream
+from dmr_adapters.http.ollama.translation import CHAT, COMPLETIONS, Upstream
 from dmr_core.domain.capability import TokenCounter
 from dmr_core.errors import DmrError
 from dmr_core.ports.transport import Endpoint
@@ -43,13 +43,15 @@ class OllamaExchange(Exchange):
     """One chat or one generation.
 
     ``loads`` says that there is nothing to be said, so the model is loaded. ``messages`` are the prompt as a chat, or
-    ``prompt`` is as it is; of either an answer tells the tokens (``context``) where the engine counts by ``counter``.
+    ``prompt`` is as it is; of either an answer tells the tokens (``context``) where the engine counts by ``counter``, which
+    is ``None`` where nobody wants them; ``counting`` is how the engine counts in any case.
     ``earlier`` are those of a conversation that goes on, which ``compose`` makes a request of.
     """
 
     kind: Kind = attrs.field(factory=lambda: Kind(chat=True))
     loads: bool = False
     counter: TokenCounter | None = None
+    counting: TokenCounter | None = None
     messages: Messages | None = None
     prompt: str | None = None
     earlier: list[int] = attrs.field(factory=list)
@@ -87,8 +89,24 @@ class OllamaExchange(Exchange):
                 tokens = await self._prompt_tokens(lease.endpoint)
                 composed = self.compose(tokens).body
                 body = with_model(composed, lease.served) if lease.served else composed
+            if self.route.upstream == COMPLETIONS and self.counting is TokenCounter.TOKENIZE:
+                body = await self._unbounded(lease.endpoint, body)
             relay.sent = self.services.clock.monotonic()
         await super().converse(lease, body)
+
+    async def _unbounded(self, endpoint: Endpoint, body: bytes) -> bytes:
+        """A completion with its end where the context's is, as Ollama's have it; vLLM's end after 16 tokens."""
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        if "max_tokens" in fields:
+            return body
+        prompt = msgspec.json.decode(fields["prompt"])
+        asked = {"model": self._called, "prompt": prompt if isinstance(prompt, str) else ""}
+        told = await self._ask(endpoint, "/tokenize", asked)
+        count: Any = told.get("count") if isinstance(prompt, str) else len(prompt)
+        most: Any = told.get("max_model_len")
+        if not isinstance(count, int) or not isinstance(most, int) or most <= count:
+            return body  # too long a prompt is the engine's to refuse
+        return msgspec.json.encode({**fields, "max_tokens": most - count})
 
     def _load_seconds(self) -> float:
         leased = self.leased or self.asked
