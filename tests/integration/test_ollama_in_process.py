@@ -315,7 +315,7 @@ async def test_options_out_of_bounds_are_refused(world: World, options: Any) -> 
     assert not world.engine.asked
 
 
-@pytest.mark.parametrize("image", ["http://127.0.0.1/x.png", "https://example.com/x.png"])
+@pytest.mark.parametrize("image", ["http://127.0.0.1/x.png", "https://example.com/x.png", " " * 5000 + "http://x/"])
 async def test_images_elsewhere_are_not_fetched(world: World, image: str) -> None:
     for path in ("/api/chat", "/api/generate"):
         messages = [{"role": "user", "content": "x", "images": [image]}]
@@ -548,6 +548,14 @@ async def test_a_model_made_of_another(world: World) -> None:
     shown = (await world.call("POST", "/api/show", {"model": "my/own"})).json()
     assert "MESSAGE assistant" in shown["modelfile"]
     assert shown["parameters"].split() == ["temperature", "0.25"]
+
+
+async def test_a_model_does_not_have_engines_fetch_what_its_maker_likes(world: World) -> None:
+    messages = [{"role": "user", "content": "A", "images": [" http://169.254.169.254/", "iVBORw0KGgo="]}]
+    await world.call("POST", "/api/create", {"model": "my/own", "from": "one", "messages": messages})
+    await world.call("POST", "/api/chat", {"model": "my/own", "messages": HELLO, "stream": False})
+    sent = world.engine.asked[-1][1]["messages"][0]["content"]
+    assert [part.get("image_url", {}).get("url", "")[:15] for part in sent] == ["", "data:image/png;"]
 
 
 async def test_a_model_made_of_a_blob_that_was_sent(world: World) -> None:

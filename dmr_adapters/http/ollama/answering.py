@@ -19,7 +19,7 @@ from dmr_adapters.http.ollama.errors import refusal
 from dmr_adapters.http.ollama.exchange import OllamaExchange, empty_answer, fields_of
 from dmr_adapters.http.ollama.go_template import render_chat, render_prompt
 from dmr_adapters.http.ollama.lines import Kind
-from dmr_adapters.http.ollama.messages import translate_messages
+from dmr_adapters.http.ollama.messages import is_elsewhere, translate_messages
 from dmr_adapters.http.ollama.model_settings import ModelSettings, SettingsReader
 from dmr_adapters.http.ollama.names import thinks_not
 from dmr_adapters.http.ollama.relay import JSON
@@ -274,4 +274,4 @@ def _images(body: AnswerBody) -> bytes:
     images = list(body.images or ()) if isinstance(body, GenerateBody) else []
     if isinstance(body, ChatBody):
         images = [image for message in body.messages or () for image in message.images or ()]
-    return orjson.dumps({"images": [{"url": image} for image in images if ":" in image[:4096]]})
+    return orjson.dumps({"images": [{"url": image} for image in map(str.strip, images) if is_elsewhere(image)]})

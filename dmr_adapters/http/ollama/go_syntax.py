@@ -17,9 +17,7 @@ from dmr_core.errors import InvalidRequestError
 
 __all__ = ["Assign", "If", "Node", "Print", "Range", "Text", "is_jinja", "parse_template", "wrong"]
 
-_ACTION: Final = re.compile(
-    r"\{\{(- )?\s*((?:\"(?:[^\"\\]|\\.)*\"|`[^`]*`|/\*.*?\*/|[^}\"`]|\}(?!\}))*?)\s*( -)?\}\}", re.DOTALL
-)
+_COMMENT: Final = re.compile(r"(?:- )?\s*/\*")
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<text>"(?:[^"\\]|\\.)*"|`[^`]*`)|(?P<number>-?\d+)|(?P<name>\$?[A-Za-z_]\w*|\$)|(?P<field>(?:\.[A-Za-z_]\w*)+|\.)|(?P<mark>:=|=|[(),|]))"""
 )
@@ -101,15 +99,15 @@ class _Parser:
         self._parts: list[tuple[bool, str]] = []
         self._at = 0
         position, trim = 0, False
-        for match in _ACTION.finditer(template):
-            before = template[position : match.start()]
+        while (begin := template.find("{{", position)) >= 0:
+            inner, end = _action_at(template, begin)
+            before = template[position:begin]
             before = before.lstrip() if trim else before
-            self._parts.append((False, before.rstrip() if match[1] else before))
-            self._parts.append((True, match[2]))
-            position, trim = match.end(), bool(match[3])
+            left, trim = inner.startswith("- "), inner.endswith(" -")
+            self._parts.append((False, before.rstrip() if left else before))
+            self._parts.append((True, inner.removeprefix("- ").removesuffix(" -").strip()))
+            position = end
         rest = template[position:]
-        if "{{" in rest:
-            raise wrong(f"an action is not closed: {rest[rest.index('{{') :][:40]!r}")
         self._parts.append((False, rest.lstrip() if trim else rest))
 
     def parse(self) -> tuple[Node, ...]:
@@ -182,6 +180,27 @@ class _Parser:
             raise wrong(f"expected {{{{ end }}}}, found {end[:40]!r}")
 
 
+def _action_at(template: str, begin: int) -> tuple[str, int]:
+    """What is between the braces that open at ``begin``, and where they end. Texts in it may hold braces; looked at once."""
+    at = begin + 2
+    comment = _COMMENT.match(template, at)
+    if comment is not None:
+        closed = template.find("*/", comment.end())
+        at = len(template) if closed < 0 else closed + 2
+    while at < len(template):
+        character = template[at]
+        if character in '"`':
+            at += 1
+            while at < len(template) and template[at] != character:
+                at += 2 if character == '"' and template[at] == "\\" else 1
+            at += 1
+        elif template.startswith("}}", at):
+            return template[begin + 2 : at], at + 2
+        else:
+            at += 1
+    raise wrong(f"an action is not closed: {template[begin : begin + 40]!r}")
+
+
 def _range_head(text: str) -> tuple[tuple[str, ...], Any]:
     named = re.fullmatch(r"\s*(\$\w+)\s*(?:,\s*(\$\w+)\s*)?:=(.*)", text, re.DOTALL)
     if named is None:
@@ -237,7 +256,7 @@ class _Expression:
 
     def _operand(self, kind: str, text: str) -> Any:
         if kind == "text":
-            return ("value", text[1:-1] if text.startswith("`") else json.loads(text, strict=False))
+            return ("value", text[1:-1] if text.startswith("`") else _unquoted(text))
         if kind == "number":
             return ("value", int(text[:18]))
         if kind == "field":
@@ -255,6 +274,13 @@ class _Expression:
         text = self._tokens[self._at][1]
         self._at += 1
         return tuple(text.split(".")[1:])
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return str(json.loads(text, strict=False))
+    except ValueError as exc:
+        raise wrong(f"cannot read {text[:40]}") from exc
 
 
 def _is_function(operand: Any) -> bool:

@@ -17,6 +17,7 @@ from dmr_adapters.http.ollama.go_syntax import Assign, If, Node, Print, Range, T
 __all__ = ["render_chat", "render_prompt"]
 
 _MAX_STEPS: Final = 100_000
+_CHEAP: Final = 100  # characters that a function makes at the cost of a step
 _MAX_OUTPUT: Final = 16 * 1024 * 1024
 
 
@@ -81,9 +82,7 @@ class _Run:
 
     def _nodes(self, nodes: Sequence[Node], dot: Any) -> None:
         for node in nodes:
-            self._steps += 1
-            if self._steps > _MAX_STEPS:
-                raise wrong(f"it takes more than {_MAX_STEPS} steps")
+            self._count(1)
             match node:
                 case Text(value):
                     self._print(value)
@@ -98,6 +97,11 @@ class _Run:
                     self._nodes(body if value else otherwise, value if rebinds and value else dot)
                 case Range():
                     self._range(node, dot)
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > _MAX_STEPS:
+            raise wrong(f"it takes more than {_MAX_STEPS} steps")
 
     def _range(self, node: Range, dot: Any) -> None:
         values = self._value(node.expression, dot)
@@ -143,9 +147,11 @@ class _Run:
                     break
             return value
         try:
-            return FUNCTIONS[name](*(self._value(operand, dot) for operand in operands))
+            made = FUNCTIONS[name](*(self._value(operand, dot) for operand in operands))
         except TypeError as exc:
             raise wrong(f"{name} has the wrong operands") from exc
+        self._count(len(made) // _CHEAP if isinstance(made, str | list) else 0)
+        return made
 
 
 def _printed(value: Any) -> str:

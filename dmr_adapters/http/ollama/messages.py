@@ -11,7 +11,7 @@ import msgspec
 from dmr_adapters.http.ollama.request import Message, ToolCall
 from dmr_core.errors import InvalidRequestError
 
-__all__ = ["content_of", "image_url", "translate_messages"]
+__all__ = ["content_of", "image_url", "is_elsewhere", "translate_messages"]
 
 _MIMES: Final = {"/9j/": "image/jpeg", "iVBOR": "image/png", "R0lG": "image/gif", "UklG": "image/webp"}
 _ADDRESSES: Final = ("data:", "http://", "https://")
@@ -24,6 +24,11 @@ def image_url(image: str) -> str:
         return text
     kind = next((kind for begin, kind in _MIMES.items() if text.startswith(begin)), "image/jpeg")
     return f"data:{kind};base64,{text}"
+
+
+def is_elsewhere(image: str) -> bool:
+    """Whether an image is an address that an engine would have to fetch."""
+    return image.strip().startswith(_ADDRESSES[1:])
 
 
 def content_of(text: str, images: Sequence[str] | None) -> str | list[dict[str, Any]]:

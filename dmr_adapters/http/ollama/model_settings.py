@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from dmr_adapters.http.ollama.messages import translate_messages
+from dmr_adapters.http.ollama.messages import is_elsewhere, translate_messages
 from dmr_adapters.http.ollama.request import Message
 from dmr_core.domain.artifact import Descriptor, LayerType
 from dmr_core.domain.digest import Digest
@@ -85,6 +85,13 @@ class SettingsReader:
             return NOTHING
         try:
             content = b"".join([chunk async for chunk in self.store.read_blob(layer.digest)])
-            return msgspec.json.decode(content, type=ModelSettings)
+            return _harmless(msgspec.json.decode(content, type=ModelSettings))
         except (DmrError, OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return NOTHING
+
+
+def _harmless(settings: ModelSettings) -> ModelSettings:
+    """Without images that an engine would fetch: a model must not send requests to where its maker likes."""
+    for message in settings.messages:
+        message.images = [image for image in message.images or () if not is_elsewhere(image)] or None
+    return settings

@@ -73,6 +73,11 @@ def test_what_templates_do(template: str, expected: str) -> None:
     "template",
     [
         "{{ .Prompt",
+        "{{ /* said",
+        "{{ " + "/**/" * 40,
+        '{{ "',
+        '{{ "\\x" }}',
+        "{{" + " " * 200_000,
         "{{ if .Prompt }}",
         "{{ end }}",
         "{{ else }}",
@@ -98,11 +103,13 @@ def test_a_template_cannot_make_more_than_there_is_room_for() -> None:
     loop = "{{ range .Messages }}" * 6 + "x" + "{{ end }}" * 6
     with pytest.raises(InvalidRequestError, match="steps"):
         render_chat(loop.replace(".Messages", "$.Messages"), [("user", "A")] * 20)
+    with pytest.raises(InvalidRequestError, match="steps"):
+        render_chat("{{ range .Messages }}{{ len (json $.Messages) }}{{ end }}", [("user", "A" * 10_000)] * 50)
     with pytest.raises(InvalidRequestError, match="characters"):
         render_chat("{{ range .Messages }}{{ $.Prompt }}{{ end }}", [("user", "A" * 100_000)] * 200)
 
 
-@given(st.text(alphabet='{}-.$ ()"`|:=ifelsndragMPx\n', max_size=60))
+@given(st.text(alphabet='{}-.$ ()/*\\"`|:=ifelsndragMPx\n', max_size=60))
 def test_no_template_does_anything_else_than_to_be_rendered_or_refused(template: str) -> None:
     refused = ""
     try:
