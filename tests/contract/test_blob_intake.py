@@ -10,6 +10,7 @@ import pytest
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.model_store.intake import FilesystemBlobIntake
 from dmr_core.domain.digest import Digest
+from dmr_core.domain.spans import Span, SpanSet
 from dmr_core.errors import InvalidRequestError
 from dmr_core.ports.blob_intake import BlobIntake
 from dmr_core.ports.model_store import ModelStore
@@ -45,6 +46,13 @@ class TestBufferedBlobIntake(BlobIntakeContract):
     @pytest.fixture
     def intake(self, store: ModelStore) -> BlobIntake:
         return BufferedBlobIntake(store)
+
+    async def test_what_was_begun_before_is_begun_anew(self) -> None:
+        store, digest = InMemoryModelStore(), Digest.of(b"one")
+        store.partials[digest] = bytearray(b"x")
+        store.here[digest] = SpanSet.of([Span(0, 1)])
+        await BufferedBlobIntake(store).take(digest, chunks_of(b"one"))
+        assert store.blobs[digest] == b"one"
 
     async def test_it_takes_no_more_than_memory_is_for(self, store: ModelStore, intake: BlobIntake) -> None:
         with pytest.raises(InvalidRequestError, match="no blobs of more than"):
