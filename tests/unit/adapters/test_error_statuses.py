@@ -19,6 +19,7 @@ OTHERS = (
     errors.EngineStartTimeoutError,
     errors.EngineBackoffError,
     errors.AcceleratorMissingError,
+    errors.ModelCodeError,
 )
 
 
