@@ -86,8 +86,9 @@ def main() -> None:
         print("ERROR: 401 Unauthorized: the NGC_API_KEY is not valid for this model", file=sys.stderr, flush=True)
         sys.exit(1)
     if crash := os.environ.get("STANDIN_CRASH"):
+        # All on one stream: in which order the engine gets lines of two is anybody's guess.
         for number in range(20):
-            print(f"loading shard {number}", flush=True)
+            print(f"loading shard {number}", file=sys.stderr, flush=True)
         print("RuntimeError: the engine core failed to start", file=sys.stderr, flush=True)
         sys.exit(int(crash))
     server = ThreadingHTTPServer(("0.0.0.0", 8000), Handler)
