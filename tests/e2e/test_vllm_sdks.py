@@ -18,6 +18,7 @@ from tests.e2e.conftest import Daemon, daemon_environment
 from tests.e2e.test_main_job import QUESTIONS
 from tests.equipment import vllm
 from tests.event_rules import check_events
+from tests.stand_ins.tool_model import ARGUMENTS, TOOL, write_tool_model
 
 MODEL: Final = "dmr/demo:safetensors"
 _QUESTION, _ANSWER = QUESTIONS[0]["question"], QUESTIONS[0]["answer"]
@@ -213,6 +214,65 @@ def test_ollama_shows_and_keeps_to_a_schema(served: Daemon) -> None:
         assert any((model.model or "").endswith(MODEL) for model in client.ps().models)
         answer = client.chat(MODEL, _SAID, format=_SCHEMA, options={"temperature": 0, "num_predict": 60})
     assert json.loads(answer.message.content or "")["city"] in ("Bonn", "Rome")
+
+
+# --- tools, with a model that always calls one
+
+
+@pytest.fixture(scope="module")
+def tooled(served: Daemon) -> str:
+    write_tool_model(served.root / "tooled")
+    served.cli("package", "--safetensors-dir", str(served.root / "tooled"), "e2e/tooled")
+    return "e2e/tooled"
+
+
+def test_openais_calls_whole_streamed_and_to_the_strict(client: openai.OpenAI, tooled: str) -> None:
+    asked: dict[str, Any] = {"model": tooled, "messages": _SAID, "tools": [{"type": "function", "function": _TOOL}]}
+    (choice,) = client.chat.completions.create(**asked, extra_headers={"DMR-Strict": "1"}).choices
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == (TOOL, ARGUMENTS)
+    with client.chat.completions.create(**asked, stream=True) as chunks:
+        calls = [call for chunk in chunks if chunk.choices for call in chunk.choices[0].delta.tool_calls or []]
+    assert [call.function.name for call in calls if call.function and call.function.name] == [TOOL]
+    assert json.loads("".join(call.function.arguments or "" for call in calls if call.function)) == ARGUMENTS
+
+
+def test_anthropics_calls_whole_and_streamed_and_their_results(messages: anthropic.Anthropic, tooled: str) -> None:
+    tools: list[Any] = [{"name": TOOL, "input_schema": _SCHEMA}]
+    said: list[Any] = [{"role": "user", "content": _QUESTION}]
+    answer = messages.messages.create(model=tooled, max_tokens=60, messages=said, tools=tools)
+    (call,) = (block for block in answer.content if block.type == "tool_use")
+    assert (call.name, call.input, answer.stop_reason) == (TOOL, ARGUMENTS, "tool_use")
+    with messages.messages.stream(model=tooled, max_tokens=60, messages=said, tools=tools) as stream:
+        streamed = stream.get_final_message()
+    (again,) = (block for block in streamed.content if block.type == "tool_use")
+    assert (again.name, again.input) == (TOOL, ARGUMENTS)
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]}
+    turn = {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": TOOL, "input": ARGUMENTS}]}
+    after = messages.messages.create(model=tooled, max_tokens=60, messages=[*said, turn, result], tools=tools)
+    assert after.usage.input_tokens > answer.usage.input_tokens
+
+
+def test_a_call_in_a_response_and_its_way_back(client: openai.OpenAI, tooled: str) -> None:
+    tools: Any = [{"type": "function", "name": TOOL, "parameters": _SCHEMA, "strict": False}]
+    first = client.responses.create(model=tooled, input=_QUESTION, tools=tools)
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert (call.name, json.loads(call.arguments)) == (TOOL, ARGUMENTS)
+    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+    with client.responses.create(
+        model=tooled, input=output, tools=tools, previous_response_id=first.id, stream=True
+    ) as stream:
+        final = check_events([event.model_dump() for event in stream])
+    assert final["output"][0]["type"] == "function_call"
+
+
+def test_ollamas_calls(served: Daemon, tooled: str) -> None:
+    with ollama.Client(host=served.url) as client:
+        answer = client.chat(tooled, _SAID, tools=[{"type": "function", "function": _TOOL}])
+    (call,) = answer.message.tool_calls or []
+    assert (call.function.name, dict(call.function.arguments)) == (TOOL, ARGUMENTS)
 
 
 # --- last, as they are another runner
