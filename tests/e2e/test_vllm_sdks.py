@@ -248,8 +248,11 @@ def test_anthropics_calls_whole_and_streamed_and_their_results(messages: anthrop
         streamed = stream.get_final_message()
     (again,) = (block for block in streamed.content if block.type == "tool_use")
     assert (again.name, again.input) == (TOOL, ARGUMENTS)
-    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]}
-    turn = {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": TOOL, "input": ARGUMENTS}]}
+    result: Any = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]}
+    turn: Any = {
+        "role": "assistant",
+        "content": [{"type": "tool_use", "id": call.id, "name": TOOL, "input": ARGUMENTS}],
+    }
     after = messages.messages.create(model=tooled, max_tokens=60, messages=[*said, turn, result], tools=tools)
     assert after.usage.input_tokens > answer.usage.input_tokens
 
