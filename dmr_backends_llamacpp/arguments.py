@@ -13,6 +13,7 @@ from typing import Any, Final, TypeGuard
 
 from dmr_backends_llamacpp.allowed_flags import CLIENT_FLAGS, CONTROLLED, EXITING, OPERATOR_FLAGS
 from dmr_backends_llamacpp.claims import ClaimedUse, claimed, resolve
+from dmr_backends_llamacpp.defaults import DEFAULT_ARGUMENTS
 from dmr_backends_llamacpp.server_flags import FlagError
 from dmr_backends_llamacpp.server_flags import parse as parse_for_bundled
 from dmr_core.domain.engine import EngineConfig, EngineMode
@@ -21,9 +22,8 @@ from dmr_core.domain.provenance import Claim, Source
 from dmr_core.errors import InvalidConfigurationError, UnsupportedFormatError
 from dmr_core.ports.engine import Argument, LaunchRequest
 
-__all__ = ["DEFAULT_ARGUMENTS", "Extra", "base_arguments", "check_config", "explained_arguments", "server_arguments"]
+__all__ = ["Extra", "base_arguments", "check_config", "explained_arguments", "server_arguments"]
 
-DEFAULT_ARGUMENTS: Final = ("-ngl", "999", "--metrics")
 _SECTION: Final = "llamacpp"
 _LEAST_PROMPTS: Final = 16
 _MOST_PROMPTS: Final = 512

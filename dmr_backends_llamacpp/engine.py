@@ -1,4 +1,9 @@
-"""llama.cpp as an engine: one server process per model and mode, on a private unix socket."""
+"""llama.cpp as an engine: one server process per model and mode, on a private unix socket.
+
+The table of its flags takes a while to build, and a service that starts does not wait for it.
+"""
+
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -9,9 +14,7 @@ from typing import Final
 
 import attrs
 
-from dmr_backends_llamacpp.arguments import base_arguments, check_config, explained_arguments, server_arguments
-from dmr_backends_llamacpp.diagnosis import explain
-from dmr_backends_llamacpp.memory import estimate
+from dmr_backends_llamacpp.defaults import DEFAULT_ARGUMENTS
 from dmr_backends_llamacpp.placement import TELLING_BUILD, PlacementReader
 from dmr_backends_llamacpp.program import Programs
 from dmr_backends_llamacpp.runtime import Runtime, Search, find_runtime, is_bundled
@@ -54,6 +57,10 @@ class LlamaCppEngine(Engine):
         Raises:
             InvalidConfigurationError: ``LLAMA_ARGS`` says what it must not.
         """
+        if not context.environment.get("LLAMA_ARGS", "").strip():
+            return cls(context, DEFAULT_ARGUMENTS)
+        from dmr_backends_llamacpp.arguments import base_arguments
+
         bundled = is_bundled(_search(context))
         return cls(context, base_arguments(context.environment.get("LLAMA_ARGS"), bundled=bundled, warn=_log.warning))
 
@@ -69,10 +76,14 @@ class LlamaCppEngine(Engine):
 
     def check(self, config: EngineConfig) -> None:
         """See :class:`Engine`."""
+        from dmr_backends_llamacpp.arguments import check_config
+
         check_config(config, bundled=is_bundled(_search(self.context)))
 
     async def start(self, request: LaunchRequest) -> RunningEngine:
         """See :class:`Engine`."""
+        from dmr_backends_llamacpp.arguments import server_arguments
+
         runtime = find_runtime(_search(self.context))
         if self._tells(request):
             with suppress(UpstreamError):  # what it cannot be asked it cannot be started for either
@@ -87,12 +98,16 @@ class LlamaCppEngine(Engine):
 
     def estimate(self, request: MemoryRequest) -> Memory:
         """See :class:`Engine`."""
+        from dmr_backends_llamacpp.memory import estimate
+
         # The bundled server is built for the CPU.
         on_device = self.context.variant != CPU and not is_bundled(_search(self.context))
         return estimate(request, self.base, on_device=on_device)
 
     def arguments(self, request: LaunchRequest) -> tuple[Argument, ...]:
         """See :class:`Engine`."""
+        from dmr_backends_llamacpp.arguments import explained_arguments
+
         environment = self.context.environment
         try:
             runtime = find_runtime(_search(self.context))
@@ -110,6 +125,8 @@ class LlamaCppEngine(Engine):
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
+        from dmr_backends_llamacpp.diagnosis import explain
+
         return explain(failure)
 
     def _extra(self, runtime: Runtime, request: LaunchRequest) -> tuple[tuple[str, str, Claim], ...]:

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dmr_adapters.http.anthropic.app import AnthropicApp
-from dmr_adapters.http.api.archives import ArchivesApi
+from dmr_adapters.http.anthropic.paths import match_anthropic
 from dmr_adapters.http.api.backends import BackendsApi
 from dmr_adapters.http.api.engines import EnginesApi
 from dmr_adapters.http.api.health import HealthApi
@@ -44,7 +43,6 @@ class HttpApp:
         self._background = BackgroundTasks()
         self._inference = InferenceApp(services)
         self._seldom = SeldomApi(services, self._inference)
-        self._anthropic = AnthropicApp(services)
         self._router = self._routes()
         settings = services.settings
         hosts = HostPolicy(extra=settings.allowed_hosts, loopback=settings.loopback, keyed=api_key is not None)
@@ -77,9 +75,9 @@ class HttpApp:
         if scope["path"].startswith("/api/") or scope["path"] == "/api":
             await self._seldom.ollama(scope, receive, send)
             return
-        asked = self._anthropic.route(scope["path"])
+        asked = match_anthropic(scope["path"])
         if asked is not None:
-            await self._anthropic.answer(asked, scope, receive, send)
+            await self._seldom.anthropic.answer(asked, scope, receive, send)
             return
         await self._router(scope, receive, send)
 
@@ -110,8 +108,8 @@ class HttpApp:
             Route("/engines/_configure", engines.reset, methods=["DELETE"]),
             Route("/engines/{backend}/_configure", engines.reset, methods=["DELETE"]),
             Route("/dmr/v1/plugins", engines.plugins),
-            Route("/dmr/v1/documents", ArchivesApi(self._services).documents),
-            Route("/dmr/v1/store", ArchivesApi(self._services).place),
+            Route("/dmr/v1/documents", seldom.documents),
+            Route("/dmr/v1/store", seldom.place),
             Route("/dmr/v1/store/prune", seldom.prune, methods=["POST"]),
             Route("/dmr/v1/store/check", seldom.check, methods=["POST"]),
             Route("/dmr/v1/store/usage", seldom.usage),

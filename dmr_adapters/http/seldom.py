@@ -13,6 +13,7 @@ from dmr_adapters.http.inference.app import InferenceApp
 from dmr_adapters.http.services import Services
 
 if TYPE_CHECKING:
+    from dmr_adapters.http.anthropic.app import AnthropicApp
     from dmr_adapters.http.ollama.app import OllamaApp
     from dmr_adapters.http.responses.api import ResponsesApi
 
@@ -27,6 +28,7 @@ class SeldomApi:
         self._inference = inference
         self._responses: ResponsesApi | None = None
         self._ollama: OllamaApp | None = None
+        self._anthropic: AnthropicApp | None = None
 
     async def aclose(self) -> None:
         """Close what was made."""
@@ -52,6 +54,27 @@ class SeldomApi:
 
             self._ollama = OllamaApp(self._services)
         return self._ollama
+
+    @property
+    def anthropic(self) -> AnthropicApp:
+        """Anthropic's Messages API."""
+        if self._anthropic is None:
+            from dmr_adapters.http.anthropic.app import AnthropicApp
+
+            self._anthropic = AnthropicApp(self._services)
+        return self._anthropic
+
+    async def documents(self, request: Request) -> Response:
+        """``GET /dmr/v1/documents``."""
+        from dmr_adapters.http.api.archives import ArchivesApi
+
+        return await ArchivesApi(self._services).documents(request)
+
+    async def place(self, request: Request) -> Response:
+        """``GET /dmr/v1/store``."""
+        from dmr_adapters.http.api.archives import ArchivesApi
+
+        return await ArchivesApi(self._services).place(request)
 
     async def create_response(self, request: Request) -> Response:
         """``POST /v1/responses``."""

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from dmr_adapters.http.anthropic.errors import refusal, shaped
 from dmr_adapters.http.anthropic.exchange import MessagesExchange
 from dmr_adapters.http.anthropic.listing import listed
-from dmr_adapters.http.anthropic.paths import AnthropicRoute, match_anthropic
+from dmr_adapters.http.anthropic.paths import AnthropicRoute
 from dmr_adapters.http.anthropic.request import read_request, translate
 from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.errors import is_stock_cli
@@ -39,10 +39,6 @@ class AnthropicApp:
         self._limit = services.settings.max_body
         self._honoured = HonouredFields(services)
         self._forced = Dialect.ANTHROPIC in services.settings.translate
-
-    def route(self, path: str) -> AnthropicRoute | None:
-        """As :func:`match_anthropic`."""
-        return match_anthropic(path)
 
     async def answer(self, route: AnthropicRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""

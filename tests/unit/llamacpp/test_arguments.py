@@ -12,7 +12,8 @@ import attrs
 import pytest
 
 from dmr_backends_llamacpp.allowed_flags import ALLOWED_FLAGS
-from dmr_backends_llamacpp.arguments import DEFAULT_ARGUMENTS, base_arguments, check_config, server_arguments
+from dmr_backends_llamacpp.arguments import base_arguments, check_config, server_arguments
+from dmr_backends_llamacpp.defaults import DEFAULT_ARGUMENTS
 from dmr_core.domain.artifact import ModelConfig
 from dmr_core.domain.engine import EngineConfig, EngineMode, Speculative
 from dmr_core.domain.model import Bundle, Model

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from dmr_backends_llamacpp.arguments import DEFAULT_ARGUMENTS
+from dmr_backends_llamacpp.defaults import DEFAULT_ARGUMENTS
 from dmr_backends_llamacpp.memory import estimate
 from dmr_backends_llamacpp.shape import shape_of
 from dmr_core.domain.artifact import Descriptor, LayerType, Manifest, ModelConfig
