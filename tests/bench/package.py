@@ -21,7 +21,7 @@ from tests.bench.service import Service, dmr_program, environment, serving
 _MIB = 1024 * 1024
 _SIZE = 4096 * _MIB
 _SMALL = _MIB
-_ROUNDS = 3
+_ROUNDS = 4
 _COPY_LIMIT = 1.15
 _LINK_LIMIT = 1.3
 _LIMIT = 900
@@ -36,12 +36,19 @@ def benchmark() -> bool:
         fixed = median([_package_and_remove(room, service, small) for _ in range(_ROUNDS)])
         _write_model(source, _SIZE)
         empty = _store_size(room)
-        for _ in range(_ROUNDS):
+        # Blocks that a virtual disk has never written are slow; nobody's turn should be the one that writes them first.
+        _cp(source, room / "copy")
+        _package_and_remove(room, service, source)
+        for number in range(_ROUNDS):
             hashing.append(_hash(source))
-            copying.append(_cp(source, room / "copy"))
+            # Whoever writes 4 GiB after somebody else did finds the disk busy or throttled: they take turns at that.
+            if number % 2:
+                copying.append(_cp(source, room / "copy"))
             ours.append(_package(room, service, source))
             copied = _store_size(room) - empty
             _dmr(room, service, "rm", "bench")
+            if not number % 2:
+                copying.append(_cp(source, room / "copy"))
             linked.append(_package_and_remove(room, service, source, "--link"))
     hashed, cp, took, link = median(hashing), median(copying), median(ours), median(linked)
     base = max(hashed, cp)
