@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.e2e.conftest import Daemon, daemon_environment
+from tests.e2e.conftest import Daemon, daemon_environment, gone
 from tests.e2e.test_plugins import PLUGINS, install
 from tests.stand_ins import llama_output as output
 from tests.stand_ins.standin_install import install_standin, reconfigure_standin
@@ -208,7 +208,7 @@ def test_without_a_gpu_the_real_engine_is_not_even_started(daemon: GpuDaemon) ->
     assert "no /dev/nvidia0: install its driver" in told
     status, answer = chat(daemon)
     assert (412, "accelerator_missing") == (status, answer["error"]["code"])
-    assert daemon.engines() == []
+    assert gone(daemon.engines())  # the one from before may still be on its way out
     assert b"there is none that can be used" in daemon.cli("why", "dmr/demo").stdout
 
 
