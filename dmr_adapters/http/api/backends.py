@@ -8,10 +8,11 @@ from contextlib import aclosing
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
+from dmr_adapters.http.leaving import ClosingResponse
 from dmr_adapters.http.rest_json import (
     InstallBody,
     accelerator_json,
@@ -74,7 +75,7 @@ class BackendsApi:
         try:
             if accepted in _STREAMS:
                 lines = self._services.backends.install_lines(name, version)
-                return StreamingResponse(_render(lines), headers={"cache-control": "no-cache"}, media_type=accepted)
+                return ClosingResponse(_render(lines), headers={"cache-control": "no-cache"}, media_type=accepted)
             await self._services.backends.install(name, version)
         except DmrError as exc:
             return _refusal(exc, _INSTALL, request)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from dmr_adapters.http.api.archives import ArchivesApi
-from dmr_adapters.http.asgi import read_body
+from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.credentials import pull_credentials
 from dmr_adapters.http.errors import is_stock_cli, message_of, plain_text, status_of
+from dmr_adapters.http.leaving import ClosingResponse, first_of, unless_gone
 from dmr_adapters.http.listing import ModelListing
 from dmr_adapters.http.rest_json import CreateBody, PushBody, decode, json_response, model_json, progress_line
 from dmr_adapters.http.services import Services
@@ -165,55 +164,15 @@ async def _body_chunks(request: Request) -> AsyncIterator[bytes]:
 async def _stream(lines: AsyncGenerator[Progress, None], request: Request, mode: TransferMode, prefix: str) -> Response:
     """A progress stream. What fails before the first line gets a status of its own; later, an error line ends the stream."""
     try:
-        first = await _first(lines, request)
+        first = await unless_gone(first_of(lines), request.receive)
+    except ClientGoneError:
+        return Response(status_code=499)
     except DmrError as exc:
         return _refusal(exc, prefix, stock=is_stock_cli(request.headers.get("user-agent", "")))
-    if first is None:
-        return Response(status_code=499)
     as_json = request.headers.get("accept") == "application/json"
     content = _render(first, lines, mode, prefix, escaped=not as_json)
     headers = {"cache-control": "no-cache"}
-    return _ProgressResponse(content, headers=headers, media_type="application/json" if as_json else "text/plain")
-
-
-class _ProgressResponse(StreamingResponse):
-    """Closes its lines, whatever ends it: a client that leaves between two of them ends the work as well.
-
-    Starlette closes what it waits for, and leaves what waits for it to the garbage collector.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See :class:`StreamingResponse`."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            assert isinstance(self.body_iterator, AsyncGenerator)  # noqa: S101 - we made it
-            await self.body_iterator.aclose()
-
-
-async def _first(lines: AsyncGenerator[Progress, None], request: Request) -> Progress | None:
-    """The first line, or ``None`` when the client leaves before there is one."""
-    ahead = asyncio.ensure_future(_next(lines))
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({ahead, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if ahead.done():
-            return ahead.result()
-        return None
-    finally:
-        gone.cancel()
-        if not ahead.done():
-            ahead.cancel()
-        await asyncio.gather(ahead, gone, return_exceptions=True)
-
-
-async def _next(lines: AsyncGenerator[Progress, None]) -> Progress:
-    return await anext(lines)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return ClosingResponse(content, headers=headers, media_type="application/json" if as_json else "text/plain")
 
 
 async def _render(

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from dmr_adapters.http.asgi import read_body
 from dmr_adapters.http.errors import message_of, plain_text, status_of
+from dmr_adapters.http.leaving import ClosingResponse
 from dmr_adapters.http.rest_json import decode, json_response
 from dmr_adapters.http.services import Services
 from dmr_core.domain.store_document import check_document, collection_document, usage_document
@@ -72,9 +73,7 @@ class StoreApi:
         """``POST /dmr/v1/store/check``: lines of JSON, ``progress`` as often as there is some, and one ``report`` or ``error``."""
         body = await _body(request, CheckBody)
         events = self._maintenance.check(repair=body.repair, deep=not body.quick)
-        return StreamingResponse(
-            _lines(events), media_type="application/x-ndjson", headers={"cache-control": "no-cache"}
-        )
+        return ClosingResponse(_lines(events), media_type="application/x-ndjson", headers={"cache-control": "no-cache"})
 
     async def usage(self, _request: Request) -> Response:
         """``GET /dmr/v1/store/usage``: where the bytes of the disk are."""

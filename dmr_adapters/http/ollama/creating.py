@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dmr_adapters.http.fidelity import Fidelity
+from dmr_adapters.http.leaving import unless_gone
 from dmr_adapters.http.ollama.blobs import BlobsApi
 from dmr_adapters.http.ollama.errors import message_for, shaped
 from dmr_adapters.http.ollama.go_syntax import is_jinja, parse_template
 from dmr_adapters.http.ollama.model_settings import FILE_NAME, MAX_SETTINGS, ModelSettings, SettingsReader
 from dmr_adapters.http.ollama.options import context_wanted, translate_options
 from dmr_adapters.http.ollama.request import CreateBody, named, read
-from dmr_adapters.http.ollama.transfer import streamed, unless_gone
+from dmr_adapters.http.ollama.transfer import streamed
 from dmr_adapters.http.services import Services
 from dmr_core.domain.artifact import LayerType
 from dmr_core.domain.digest import Digest

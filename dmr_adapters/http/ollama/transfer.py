@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
-from dmr_adapters.http.asgi import ClientGoneError
 from dmr_adapters.http.credentials import pull_credentials
 from dmr_adapters.http.fidelity import Fidelity
+from dmr_adapters.http.leaving import ClosingResponse, first_of, unless_gone
 from dmr_adapters.http.ollama.errors import error_line, message_for, refusal
 from dmr_adapters.http.ollama.request import TransferBody, named, read
 from dmr_adapters.http.services import Services
 from dmr_core.domain.progress import Progress, ProgressKind, TransferMode
 from dmr_core.errors import DmrError
 
-__all__ = ["TransferApi", "progress_document", "streamed", "unless_gone"]
+__all__ = ["TransferApi", "progress_document", "streamed"]
 
 _log: Final = logging.getLogger("dmr.http")
-_T = TypeVar("_T")
 _SUCCESS: Final = b'{"status":"success"}\n'
 _VERBS: Final = {TransferMode.PULL: "pulling", TransferMode.PUSH: "pushing", TransferMode.INSTALL: "installing"}
 _BEGIN: Final = {TransferMode.PULL: "pulling manifest", TransferMode.PUSH: "retrieving manifest"}
@@ -81,7 +78,7 @@ class TransferApi:
         fidelity = Fidelity(ignored=[*unknown, *(["insecure"] if body.insecure else [])])
         headers = {name.decode(): value.decode() for name, value in fidelity.headers()}
         try:
-            first = await unless_gone(_next(lines), request.receive)
+            first = await unless_gone(first_of(lines), request.receive)
             if body.stream is False:
                 await unless_gone(_rest(lines), request.receive)
                 return Response(_SUCCESS, headers=headers, media_type="application/json")
@@ -103,21 +100,7 @@ async def _documents(
 def streamed(documents: AsyncGenerator[dict[str, Any], None], headers: dict[str, str]) -> Response:
     """A stream of documents; what fails on the way is told by the last."""
     content = _encoded(documents)
-    return _ClosingResponse(
-        content, headers={**headers, "cache-control": "no-cache"}, media_type="application/x-ndjson"
-    )
-
-
-class _ClosingResponse(StreamingResponse):
-    """Closes its lines, whatever ends it: a client that leaves between two of them ends the work as well."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See :class:`StreamingResponse`."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            assert isinstance(self.body_iterator, AsyncGenerator)  # noqa: S101 - we made it
-            await self.body_iterator.aclose()
+    return ClosingResponse(content, headers={**headers, "cache-control": "no-cache"}, media_type="application/x-ndjson")
 
 
 async def _encoded(documents: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
@@ -132,35 +115,7 @@ async def _encoded(documents: AsyncGenerator[dict[str, Any], None]) -> AsyncGene
             yield error_line(message_for(exc))
 
 
-async def unless_gone(work: Coroutine[Any, Any, _T], receive: Receive) -> _T:
-    """What ``work`` gives; it is cancelled if the client leaves first.
-
-    Raises:
-        ClientGoneError: it did.
-    """
-    ahead, gone = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
-    try:
-        await asyncio.wait({ahead, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if ahead.done():
-            return ahead.result()
-        raise ClientGoneError
-    finally:
-        gone.cancel()
-        if not ahead.done():
-            ahead.cancel()
-        await asyncio.gather(ahead, gone, return_exceptions=True)
-
-
-async def _next(lines: AsyncGenerator[Progress, None]) -> Progress:
-    return await anext(lines)
-
-
 async def _rest(lines: AsyncGenerator[Progress, None]) -> None:
     async with aclosing(lines) as following:
         async for _ in following:
             pass
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
