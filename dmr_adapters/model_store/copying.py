@@ -1,77 +1,72 @@
-"""Copying a file within the machine, and hashing the copy behind it."""
+"""Copying a file within the machine, and hashing what is copied on the way."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
+from dmr_adapters.model_store.direct_writing import DirectWriter
 from dmr_adapters.model_store.kernel import begin_writing, reserve
 from dmr_core.domain.digest import Digest
 
 __all__ = ["FileCopy"]
 
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
-_BLOCK: Final = 1024 * 1024
-_STEP: Final = 8 * _BLOCK
-_ELSEWISE: Final = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ENOTTY, errno.EBADF, errno.ETXTBSY}
-)
-"""What the kernel says where it cannot copy this way."""
+_BLOCK: Final = 4 * 1024 * 1024
+_BLOCKS: Final = 4  # one that is read, one that is hashed, one that is written, and one between them
+_STEP: Final = 4 * _BLOCK
 
 
 class FileCopy:
     """Copies ``size`` bytes of ``source`` to ``target``, both open; ``report`` is told the bytes hashed so far.
 
-    What is hashed is the copy, so that the digest is true of it whatever becomes of the source meanwhile. The copy
-    shares the blocks of the source where the file system can, and is made by the kernel where it can.
+    The copy shares the blocks of the source where the file system can. Where it cannot, each block is read once, into
+    memory that is nobody else's, and hashed and written from there, past the page cache where that can be: the digest
+    is true of the copy whatever becomes of the source meanwhile. ``path`` is the target's.
     """
 
     def __init__(
-        self, source: int, target: int, size: int, report: Callable[[int], None], abandoned: threading.Event
+        self,
+        source: int,
+        target: int,
+        path: Path,
+        size: int,
+        report: Callable[[int], None],
+        abandoned: threading.Event,
     ) -> None:
         self._source = source
         self._target = target
+        self._path = path
         self._size = size
         self._report = report
         self._abandoned = abandoned
-        self._there = 0
-        self._ended = False
-        self._changed = threading.Condition()
+        self._hash = hashlib.sha256()
+        self._hashed = self._said = 0
 
     def run(self) -> Digest:
-        """Copy and hash; the digest of the copy. In a thread, and takes one more.
+        """Copy and hash; the digest of the copy. In a thread, and takes two more.
 
         Raises:
             OSError: the disk is full, or cannot be read or written.
         """
+        blocks = _page_aligned_blocks()
         if self._clone():
-            self._there, self._ended = self._size, True
-            return self._hash()
-        hashed: list[Digest] = []
-        failed: list[BaseException] = []
-
-        def hash_behind() -> None:
-            try:
-                hashed.append(self._hash())
-            except BaseException as exc:  # raised again by whoever waits for this thread
-                failed.append(exc)
-
-        hashing = threading.Thread(target=hash_behind, name="dmr-import-hash", daemon=True)
-        hashing.start()
-        try:
+            self._read_clone(blocks[0])
+        else:
             reserve(self._target, 0, self._size)
-            self._copy()
-        finally:
-            self._advance(0, ended=True)
-            hashing.join()
-        if failed:
-            raise failed[0]
-        return hashed[0]
+            writer = DirectWriter(self._target, self._path)
+            try:
+                self._copy(writer, blocks)
+            finally:
+                writer.close()
+        return Digest(self._hash.hexdigest())
 
     def _clone(self) -> bool:
         try:
@@ -80,60 +75,52 @@ class FileCopy:
             return False
         return os.fstat(self._target).st_size == self._size
 
-    def _copy(self) -> None:
-        by_kernel, done = True, 0
-        while done < self._size and not self._abandoned.is_set():
-            wanted = min(_STEP, self._size - done)
-            if by_kernel:
-                try:
-                    count = os.copy_file_range(self._source, self._target, wanted, done, done)
-                except OSError as exc:
-                    if exc.errno not in _ELSEWISE:
-                        raise
-                    by_kernel = False
-                    continue
-            else:
-                count = self._copy_block(done, min(wanted, _BLOCK))
-            if not count:
-                return  # the source became shorter, which its status will tell
-            begin_writing(self._target, done, count)
-            done += count
-            self._advance(count)
+    def _read_clone(self, block: memoryview) -> None:
+        done = 0
+        while not self._abandoned.is_set() and (read := self._fill(self._target, block, done)):
+            self._digest(read)
+            done += len(read)
 
-    def _copy_block(self, done: int, wanted: int) -> int:
-        block = os.pread(self._source, wanted, done)
-        left = memoryview(block)
-        while left:
-            written = os.pwrite(self._target, left, done + len(block) - len(left))
-            left = left[written:]
-        return len(block)
+    def _copy(self, writer: DirectWriter, blocks: list[memoryview]) -> None:
+        work: list[tuple[Future[None], ...]] = [()] * len(blocks)
+        with ThreadPoolExecutor(1, "dmr-import-hash") as hashing, ThreadPoolExecutor(1, "dmr-import-write") as writing:
+            done = number = 0
+            while not self._abandoned.is_set():
+                for part in work[number]:
+                    part.result()
+                read = self._fill(self._source, blocks[number], done)
+                if not read:
+                    break  # all of it; or the source became shorter, which its status will tell
+                write = writing.submit(self._write, writer, read, done)
+                work[number] = (write, hashing.submit(self._digest, read))
+                done += len(read)
+                number = (number + 1) % len(blocks)
+            for parts in work:
+                for part in parts:
+                    part.result()
 
-    def _advance(self, count: int, *, ended: bool = False) -> None:
-        with self._changed:
-            self._there += count
-            self._ended = self._ended or ended
-            self._changed.notify()
+    def _fill(self, descriptor: int, block: memoryview, start: int) -> memoryview:
+        """As much of the block as the file has from ``start`` on: a direct write needs all of it."""
+        wanted, read = min(len(block), self._size - start), 0
+        while read < wanted and (count := os.preadv(descriptor, [block[read:wanted]], start + read)):
+            read += count
+        return block[:read]
 
-    def _wait_beyond(self, done: int) -> int:
-        """How far the copy is, once that is beyond ``done`` or the copy has ended."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._there > done or self._ended)
-            return self._there
+    def _digest(self, block: memoryview) -> None:
+        self._hash.update(block)
+        self._hashed += len(block)
+        if self._hashed - self._said >= _STEP:
+            self._said = self._hashed
+            self._report(self._hashed)
 
-    def _hash(self) -> Digest:
-        hasher, done, said = hashlib.sha256(), 0, 0
-        block = memoryview(bytearray(_BLOCK))
-        while not self._abandoned.is_set():
-            there = self._wait_beyond(done)
-            if done >= there:
-                break
-            while done < there and not self._abandoned.is_set():
-                count = os.preadv(self._target, [block[: min(_BLOCK, there - done)]], done)
-                if not count:
-                    raise OSError(errno.EIO, "the copy became shorter")
-                hasher.update(block[:count])
-                done += count
-            if done - said >= 2 * _STEP:
-                said = done
-                self._report(done)
-        return Digest(hasher.hexdigest())
+    def _write(self, writer: DirectWriter, block: memoryview, start: int) -> None:
+        done = 0
+        while done < len(block):
+            done += writer.write(block[done:], start + done)
+        if not writer.is_direct:
+            begin_writing(self._target, start, done)
+
+
+def _page_aligned_blocks() -> list[memoryview]:
+    memory = memoryview(mmap.mmap(-1, _BLOCKS * _BLOCK))
+    return [memory[start : start + _BLOCK] for start in range(0, len(memory), _BLOCK)]

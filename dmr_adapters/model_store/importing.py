@@ -1,4 +1,4 @@
-"""Importing files that are on the store's own machine: copied by the kernel and hashed behind the copy, or linked."""
+"""Importing files that are on the store's own machine: copied and hashed on the way, or linked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from dmr_core.ports.package_source import SourceFile
 __all__ = ["FilesystemBlobImporter"]
 
 _BLOCK: Final = 1024 * 1024
-_AT_ONCE: Final = 2  # each takes two threads: one that copies and one that hashes
+_AT_ONCE: Final = 2  # each takes three threads: one that reads, one that hashes and one that writes
 _STEP: Final = 16 * _BLOCK
 _ATTEMPTS: Final = 16
 
@@ -137,7 +137,7 @@ class FilesystemBlobImport(BlobImport):
             if not (self._link and self._can_link(path, before)):
                 copy = self._temporary()
                 with disk_conditions(self._layout.root, before.st_size):
-                    digest = FileCopy(source, copy[1], before.st_size, report, abandoned).run()
+                    digest = FileCopy(source, copy[1], copy[0], before.st_size, report, abandoned).run()
             else:
                 known = self._ahead(before, report, abandoned) if self._ahead is not None else None
                 digest = Digest(known) if known is not None else _hash(source, path, report, abandoned)

@@ -2,14 +2,12 @@
 
 One thread receives into a block of memory and hashes what came while it is still in the processor's cache, another
 writes the block, so that each byte is touched three times and never copied. The page cache is left alone where that is
-possible: a model of forty gigabytes would drive out what running engines have mapped, and taking fresh pages costs more
-than hashing them.
+possible.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import mmap
 import os
 import threading
@@ -20,6 +18,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final
 
+from dmr_adapters.model_store.direct_writing import ALIGNMENT, DirectWriter
 from dmr_adapters.model_store.partial_file import PartialFile
 from dmr_core.errors import DmrError
 from dmr_core.ports.registry import ByteSource
@@ -28,7 +27,6 @@ __all__ = ["Receiver"]
 
 _BLOCK: Final = 1024 * 1024
 _BLOCKS: Final = 4
-_ALIGNMENT: Final = 4096  # of address, offset and length of a direct write: the largest sector there is
 _TELL_AFTER: Final = 8 * _BLOCK
 _TELL_EVERY: Final = 0.05
 
@@ -46,7 +44,7 @@ class Receiver:
         self.hashed = start
         self._file = file
         self._feed = feed
-        self._direct: int | None = None
+        self._direct: DirectWriter | None = None
         self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._received: SimpleQueue[tuple[mmap.mmap, int] | None] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -76,7 +74,7 @@ class Receiver:
         writing = threading.Thread(target=self._write_all, name="dmr-write")
         try:
             if self._feed is not None:
-                self._direct = self._open_direct()
+                self._direct = DirectWriter(self._file.descriptor, self._file.path)
             self._file.before_gap(self.position)
             writing.start()
             self._receive_all(source, count, tally)
@@ -85,7 +83,7 @@ class Receiver:
                 self._received.put(None)
                 writing.join()
             if self._direct is not None:
-                os.close(self._direct)
+                self._direct.close()
             tally.tell()
             for block in blocks:
                 with suppress(BufferError):  # a traceback holds a view of it; it goes with that
@@ -97,7 +95,7 @@ class Receiver:
         position = self.position
         while count and self._failure is None:
             block = self._free.get()
-            wanted = min(count, _BLOCK - position % _ALIGNMENT)  # the next block is aligned
+            wanted = min(count, _BLOCK - position % ALIGNMENT)  # the next block is aligned
             filled, failure = 0, None
             with memoryview(block) as view:
                 while filled < wanted and failure is None:
@@ -138,25 +136,9 @@ class Receiver:
             self._file.record(start, self.position)
 
     def _put(self, view: memoryview, position: int) -> int:
-        aligned = not (position % _ALIGNMENT or len(view) % _ALIGNMENT)
-        if self._direct is not None and aligned:
-            try:
-                return os.pwrite(self._direct, view, position)
-            except OSError as exc:
-                if exc.errno != errno.EINVAL:
-                    raise
-                os.close(self._direct)  # this file system wants more than anybody should
-                self._direct = None
+        if self._direct is not None:
+            return self._direct.write(view, position)
         return os.pwrite(self._file.descriptor, view, position)
-
-    def _open_direct(self) -> int | None:
-        flags = getattr(os, "O_DIRECT", 0)
-        if not flags:
-            return None
-        try:
-            return os.open(self._file.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
-        except OSError:
-            return None
 
 
 class _Tally:

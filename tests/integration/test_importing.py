@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
 import stat
 import threading
@@ -16,9 +18,10 @@ from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.model_store.importing import FilesystemBlobImporter
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.paths import RelativePath
-from dmr_core.errors import InvalidRequestError
+from dmr_core.errors import InvalidRequestError, StorageFullError
 
-CONTENT = os.urandom(20 * 1024 * 1024 + 1)
+MIB = 1024 * 1024
+CONTENT = os.urandom(20 * MIB + 1)
 NAME = RelativePath.parse("model.gguf")
 
 
@@ -44,12 +47,17 @@ def append(path: Path) -> None:
         file.write(b"more")
 
 
-@pytest.mark.parametrize("by_kernel", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 4096, 8 * MIB, 20 * MIB + 1])
+@pytest.mark.parametrize("disk", ["direct", "not direct", "direct, it says"])
 async def test_a_copy_is_the_blob_read_only_and_the_source_stays(
-    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by_kernel: bool
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str, size: int
 ) -> None:
-    if not by_kernel:
-        monkeypatch.setattr(os, "copy_file_range", _no_copy)
+    if disk == "not direct":
+        monkeypatch.setattr(os, "O_DIRECT", 0, raising=False)
+    elif disk == "direct, it says":
+        monkeypatch.setattr(os, "pwrite", _no_direct_write)
+    content = CONTENT[:size]
+    os.truncate(source, size)
     told: list[int] = []
 
     async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
@@ -58,8 +66,8 @@ async def test_a_copy_is_the_blob_read_only_and_the_source_stays(
         await importing.publish()
 
     blob = store.blob_file(file.digest)
-    assert file.digest == Digest.of(CONTENT)
-    assert blob.read_bytes() == CONTENT
+    assert file.digest == Digest.of(content)
+    assert blob.read_bytes() == content
     assert (stat.S_IMODE(blob.stat().st_mode), stat.S_IMODE(source.stat().st_mode)) == (0o444, 0o640)  # noqa: ASYNC240 - a small file
     assert not source.samefile(blob)  # noqa: ASYNC240 - a small file
     assert left(tmp_path / "models") == []
@@ -165,8 +173,30 @@ async def test_a_service_that_starts_meanwhile_clears_nothing_away(
         assert await store.has_blob(file.digest)
 
 
-def _no_copy(*_: object) -> int:
-    raise OSError(38, "Function not implemented")
+_pwrite = os.pwrite
+
+
+def _no_direct_write(descriptor: int, data: memoryview, offset: int) -> int:
+    """A file system that lets a file be opened for direct writes, and then refuses them."""
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return _pwrite(descriptor, data, offset)
+
+
+async def test_a_disk_that_fills_up_under_the_copy_is_said_and_nothing_stays(
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: memoryview, offset: int) -> int:
+        if offset + len(data) > 12 * MIB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return _pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+        with pytest.raises(StorageFullError, match="full"):
+            await importing.take(source, NAME)
+
+    assert left(tmp_path / "models") == []
 
 
 # --- what was hashed ahead ----------------------------------------------------------------------------
