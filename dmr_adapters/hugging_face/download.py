@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import aiohttp
@@ -12,46 +12,30 @@ import attrs
 
 from dmr_adapters.hugging_face.answer import Asked
 from dmr_adapters.hugging_face.client import HubClient
-from dmr_adapters.registry.client import translated
-from dmr_adapters.registry.raw_body import take_over
-from dmr_adapters.registry.retry import BrokenConnectionError, RetryPolicy, retrying
+from dmr_adapters.registry.ranged_body import ByteRange, granted_start, nothing_to_read, reading
+from dmr_adapters.registry.retry import RetryPolicy, retrying
 from dmr_core.domain.hub_repository import HubFile, HubRevision
 from dmr_core.errors import DigestMismatchError, RegistryError
 from dmr_core.ports.registry import BlobReader, Credentials
 
 __all__ = ["FileRequest", "open_file"]
 
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _SHA256: Final = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?')
 
 
 @attrs.frozen(kw_only=True)
 class FileRequest:
-    """Bytes ``begin`` to ``end`` of a file of a commit."""
+    """A file of a commit, or a part of it."""
 
     revision: HubRevision
     file: HubFile
-    begin: int
-    end: int
+    range: ByteRange
     credentials: Credentials | None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is left out."""
-        return self.begin == 0 and self.end == self.file.size
 
     @property
     def name(self) -> str:
         """The file, for messages."""
         return f"{self.file.path.text!r} of {self.revision.repository!r}"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What to ask with. Every redirect is asked with it again."""
-        if self.is_whole:
-            return {}
-        last = "" if self.end == self.file.size else str(self.end - 1)
-        return {"Range": f"bytes={self.begin}-{last}"}
 
 
 @asynccontextmanager
@@ -65,21 +49,14 @@ async def open_file(hub: HubClient, request: FileRequest, policy: RetryPolicy) -
         RegistryError: the answer contradicts the request or the listing.
         DigestMismatchError: the Hub names another content than it listed.
     """
-    size = request.file.size
-    if request.begin >= request.end and size:
-        yield BlobReader(request.begin, _nothing(), end=request.begin)
+    asked = request.range
+    if asked.begin >= asked.end and asked.size:
+        yield nothing_to_read(asked.begin)
         return
     async with AsyncExitStack() as stack:
         answer, start = await retrying(hub.clock, policy, lambda: _open(hub, request, stack))
-        stop = request.end if answer.status == 206 else size
-        source = take_over(answer, stop - start, hub.client.timeouts.stall)
-        if source is None:
-            chunks = _chunks(answer, stop - start)
-        else:
-            stack.callback(source.close)
-            chunks = source.chunks()
-        async with aclosing(chunks):
-            yield BlobReader(start, chunks, source, stop)
+        stall = hub.client.timeouts.stall
+        yield await stack.enter_async_context(reading(answer, asked, start, request.name, stall))
 
 
 async def _open(hub: HubClient, request: FileRequest, stack: AsyncExitStack) -> tuple[aiohttp.ClientResponse, int]:
@@ -87,24 +64,23 @@ async def _open(hub: HubClient, request: FileRequest, stack: AsyncExitStack) -> 
     revision, path = request.revision, request.file.path.text
     url = hub.url(*revision.repository.split("/"), "resolve", revision.commit, *path.split("/"))
     asked = Asked(repository=revision.repository, path=path, address=hub.address(revision.repository))
-    accept = frozenset({200}) if request.is_whole else frozenset({200, 206, 416})
     async with AsyncExitStack() as attempt:
         answer = await attempt.enter_async_context(
             hub.ask(
                 url,
                 asked,
                 request.credentials,
-                accept=accept,
-                headers=request.headers,
+                accept=request.range.statuses,
+                headers=request.range.headers,  # every redirect is asked with them again
                 hop=lambda hop: _check_hop(hop, request),
             )
         )
         if answer.status != 416:
-            start = _granted(answer, request)
+            start = granted_start(answer, request.range, request.name, "the list")
             await stack.enter_async_context(attempt.pop_all())
             return answer, start
     # It has fewer bytes than were listed, so what is here is wrong.
-    return await _open(hub, attrs.evolve(request, begin=0, end=request.file.size), stack)
+    return await _open(hub, attrs.evolve(request, range=ByteRange(0, request.file.size, request.file.size)), stack)
 
 
 def _check_hop(answer: aiohttp.ClientResponse, request: FileRequest) -> None:
@@ -119,46 +95,3 @@ def _check_hop(answer: aiohttp.ClientResponse, request: FileRequest) -> None:
     commit = headers.get("X-Repo-Commit", request.revision.commit)
     if commit != request.revision.commit:
         raise RegistryError(f"{answer.url.host!r} has {request.name} of another commit than it was asked for")
-
-
-def _granted(answer: aiohttp.ClientResponse, request: FileRequest) -> int:
-    """Where the body begins.
-
-    Raises:
-        RegistryError: it is encoded, of another size than listed, or another range.
-    """
-    host, size = answer.url.host, request.file.size
-    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise RegistryError(f"{host!r} sends {request.name} in an encoding nobody asked for")
-    start, end = 0, size
-    if answer.status == 206:
-        found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        right = found and (int(found[1]), int(found[2]) + 1) == (request.begin, request.end)
-        if not found or not right or found[3] not in {"*", str(size)}:
-            raise RegistryError(f"{host!r} sends another range of {request.name} than it was asked for")
-        start, end = request.begin, request.end
-    length = answer.content_length
-    if length is not None and length != end - start:
-        raise RegistryError(f"{host!r} has {length} bytes of {request.name}, the list says {end - start}")
-    return start
-
-
-async def _chunks(answer: aiohttp.ClientResponse, expected: int) -> AsyncGenerator[bytes, None]:
-    received = 0
-    while True:
-        with translated(answer.url):
-            chunk = await answer.content.readany()
-        if not chunk:
-            break
-        received += len(chunk)
-        if received > expected:
-            raise RegistryError(f"{answer.url.host!r} sends more than the {expected} bytes there are")
-        yield chunk
-    if received < expected:  # only where the answer had no length of its own
-        raise BrokenConnectionError(f"{answer.url.host!r} ended the file after {received} of {expected} bytes")
-
-
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    none: tuple[bytes, ...] = ()
-    for chunk in none:
-        yield chunk

@@ -16,6 +16,7 @@ from dmr_adapters.hugging_face.listing import next_page, read_files, read_revisi
 from dmr_adapters.hugging_face.token import TokenSource
 from dmr_adapters.registry.client import HttpClient, Timeouts, read_bounded
 from dmr_adapters.registry.guard import Resolver, resolve
+from dmr_adapters.registry.ranged_body import ByteRange
 from dmr_adapters.registry.retry import RetryPolicy, retrying
 from dmr_core.domain.hub_repository import HubFile, HubRevision
 from dmr_core.errors import RegistryError
@@ -98,7 +99,8 @@ class HuggingFaceHub(ModelHub):
         # There is no range to ask for behind the end: what is here is wrong then.
         begin = offset if offset <= file.size else 0
         stop = file.size if end is None else min(end, file.size)
-        request = FileRequest(revision=revision, file=file, begin=begin, end=stop, credentials=credentials)
+        part = ByteRange(begin, stop, file.size)
+        request = FileRequest(revision=revision, file=file, range=part, credentials=credentials)
         return open_file(self._hub, request, self._retry)
 
     async def aclose(self) -> None:

@@ -820,7 +820,7 @@ async def test_bytes_without_a_length_are_counted(pulling: Pulling) -> None:
     revision = await pulling.hub.revision("org/m", "main")
     (file,) = await pulling.hub.files(revision)
 
-    for sent, words in ((b"012", "ended the file after 3 of 4"), (b"01234", "more than the 4 bytes")):
+    for sent, words in ((b"012", "ended .* after 3 of 4"), (b"01234", "more than the 4 bytes")):
 
         async def script(request: web.Request, sent: bytes = sent) -> web.StreamResponse | None:
             response = web.StreamResponse()
