@@ -214,6 +214,8 @@ class _FilesystemPartWriter(PartWriter):
             await self._blob.refuse(f"more than the {self._blob.size} bytes promised")
         if not chunk:
             return
+        if self._length + len(chunk) > _BLOCK:
+            await self.flush()  # no block is larger: one is what a process that dies may have to fetch again
         self._gathered.append(chunk)
         self._length += len(chunk)
         if self._length >= _BLOCK:

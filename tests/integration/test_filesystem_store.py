@@ -360,6 +360,24 @@ class TestTwoProcesses:
         await task
         assert offsets == [descriptor.size]
 
+    async def test_blocks_are_bounded_whatever_comes_at_once(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A block is what a process that dies may have to fetch again."""
+        store, weights = await FilesystemModelStore.open(root), _WEIGHTS * 512
+        blocks: list[int] = []
+
+        def watched(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+            blocks.append(sum(map(len, buffers)))
+            return pwritev(descriptor, buffers, offset)
+
+        pwritev = os.pwritev
+        monkeypatch.setattr(os, "pwritev", watched)
+        async with store.write_blob(layer_of(weights)) as writer:
+            for start in range(0, len(weights), 700_000):
+                await writer.write(weights[start : start + 700_000])
+            await writer.commit()
+        assert len(blocks) > 1
+        assert max(blocks) <= _MEBIBYTE
+
     async def test_a_lock_that_is_never_released_is_reported(self, root: Path) -> None:
         await FilesystemModelStore.open(root)
         with (root / ".dmr" / "lock").open("r+") as file:
