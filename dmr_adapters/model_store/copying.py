@@ -16,12 +16,16 @@ from dmr_adapters.model_store.direct_writing import DirectWriter
 from dmr_adapters.model_store.kernel import begin_writing, reserve
 from dmr_core.domain.digest import Digest
 
-__all__ = ["FileCopy"]
+__all__ = ["FileCopy", "UnreadableSourceError"]
 
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
 _BLOCK: Final = 4 * 1024 * 1024
 _BLOCKS: Final = 4  # one that is read, one that is hashed, one that is written, and one between them
 _STEP: Final = 4 * _BLOCK
+
+
+class UnreadableSourceError(Exception):
+    """The file to be copied cannot be read; says why."""
 
 
 class FileCopy:
@@ -54,7 +58,8 @@ class FileCopy:
         """Copy and hash; the digest of the copy. In a thread, and takes two more.
 
         Raises:
-            OSError: the disk is full, or cannot be read or written.
+            OSError: the disk is full, or cannot be written.
+            UnreadableSourceError: the source cannot be read.
         """
         blocks = _page_aligned_blocks()
         if self._clone():
@@ -88,7 +93,7 @@ class FileCopy:
             while not self._abandoned.is_set():
                 for part in work[number]:
                     part.result()
-                read = self._fill(self._source, blocks[number], done)
+                read = self._read_source(blocks[number], done)
                 if not read:
                     break  # all of it; or the source became shorter, which its status will tell
                 write = writing.submit(self._write, writer, read, done)
@@ -98,6 +103,12 @@ class FileCopy:
             for parts in work:
                 for part in parts:
                     part.result()
+
+    def _read_source(self, block: memoryview, start: int) -> memoryview:
+        try:
+            return self._fill(self._source, block, start)
+        except OSError as exc:  # no trouble of the store, which is what others would take it for
+            raise UnreadableSourceError(exc.strerror or str(exc)) from exc
 
     def _fill(self, descriptor: int, block: memoryview, start: int) -> memoryview:
         """As much of the block as the file has from ``start`` on: a direct write needs all of it."""

@@ -16,6 +16,7 @@ from dmr_core.errors import StorageFullError, StoreUnwritableError
 __all__ = [
     "disk_conditions",
     "free_space",
+    "is_damage",
     "make_directories",
     "publish",
     "storage_full",
@@ -25,6 +26,11 @@ __all__ = [
 ]
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_DAMAGE: Final = frozenset(
+    getattr(errno, name) for name in ("EIO", "EBADMSG", "EUCLEAN", "EILSEQ") if hasattr(errno, name)
+)
+"""What Linux says of bad sectors, and of checksums that do not fit (ext4, XFS and Btrfs say EUCLEAN or EBADMSG)."""
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -44,12 +50,19 @@ def disk_conditions(root: Path, needed: int | None = None) -> Iterator[None]:
         remedy = (
             "give this user write access to it, or set MODELS_PATH to a directory that is writable"
             if exc.errno in _FORBIDDEN
+            else "raise the limit of open files (ulimit -n), and try again"
+            if exc.errno in _NO_DESCRIPTORS
             else f"check {os.fspath(exc.filename)!r}"
             if exc.filename
             else "check the disk it is on"
         )
         reason = exc.strerror or type(exc).__name__
         raise StoreUnwritableError(f"cannot write the model store at {str(root)!r}: {reason}; {remedy}") from exc
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether a file that cannot be read is damaged. Anything else may pass, or be somebody's permissions."""
+    return error.errno in _DAMAGE
 
 
 def storage_full(root: Path, needed: int | None = None) -> StorageFullError:

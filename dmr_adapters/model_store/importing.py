@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from dmr_adapters.model_store.copying import FileCopy
+from dmr_adapters.model_store.copying import FileCopy, UnreadableSourceError
 from dmr_adapters.model_store.durability import disk_conditions, make_directories, publish
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import held_lease
@@ -142,6 +142,8 @@ class FilesystemBlobImport(BlobImport):
                 known = self._ahead(before, report, abandoned) if self._ahead is not None else None
                 digest = Digest(known) if known is not None else _hash(source, path, report, abandoned)
             _check_unchanged(path, before, os.fstat(source))
+        except UnreadableSourceError as exc:
+            raise InvalidRequestError(f"cannot read {str(path)!r}: {exc}") from exc
         finally:
             os.close(source)
         return _Staged(source=path, status=before, digest=digest, copy=copy)

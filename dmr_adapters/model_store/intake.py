@@ -35,9 +35,11 @@ class FilesystemBlobIntake(BlobIntake):
         return await finish_in_thread(lambda: self._size(digest))
 
     async def take(self, digest: Digest, chunks: AsyncIterator[bytes]) -> int:
-        path, descriptor = await finish_in_thread(self._temporary)
         hasher, size = hashlib.sha256(), 0
+        opened: list[tuple[Path, int]] = []  # kept at once, so that a caller cancelled meanwhile still closes it
         try:
+            await finish_in_thread(lambda: opened.append(self._temporary()))
+            path, descriptor = opened[0]
             held: list[bytes] = []
             waiting = 0
             async for chunk in chunks:
@@ -51,9 +53,10 @@ class FilesystemBlobIntake(BlobIntake):
                 raise DigestMismatchError(str(digest), f"sha256:{hasher.hexdigest()}")
             await finish_in_thread(lambda: self._publish(path, descriptor, digest, size))
         finally:
-            with suppress(FileNotFoundError):
-                path.unlink()  # what was published has its name no more
-            os.close(descriptor)
+            for name, taken in opened:
+                with suppress(FileNotFoundError):
+                    name.unlink()  # what was published has its name no more
+                os.close(taken)
         return size
 
     # What follows runs in threads.

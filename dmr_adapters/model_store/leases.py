@@ -7,6 +7,7 @@ deletes: a lease that was made before is seen, one that is made later finds what
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -30,6 +31,7 @@ __all__ = ["Lease", "held_lease", "leased_digests", "live_leases", "refuse_if_le
 _LINE: Final = re.compile(rb"^sha256:([0-9a-f]{64})$", re.MULTILINE)
 _HOLDER: Final = re.compile(rb"^process ([0-9]{1,10})$", re.MULTILINE)
 _PREFIX: Final = "lease-"
+_NO_LEASE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})  # it is gone; a link; a socket
 _MAX_LENGTH: Final = 2 * 1024 * 1024  # 10,000 layers, and more, fit
 
 
@@ -65,16 +67,18 @@ async def held_lease(layout: StoreLayout, lock: StoreLock, digests: Iterable[Dig
 
 
 def live_leases(layout: StoreLayout, *, sweep: bool = False) -> Iterator[Lease]:
-    """Every lease that somebody holds. ``sweep`` deletes those of the dead; the store's lock is held then."""
-    try:
-        names = sorted(os.listdir(layout.leases))  # noqa: PTH208 - names alone
-    except OSError:
-        return
-    for name in names:
-        if name.startswith(_PREFIX):
-            lease = _read(layout.leases / name, sweep=sweep)
-            if lease is not None:
-                yield lease
+    """Every lease that somebody holds. ``sweep`` deletes those of the dead; the store's lock is held then.
+
+    Raises:
+        StoreUnwritableError: one cannot be looked at. Nobody may conclude from that that nothing is used.
+    """
+    with disk_conditions(layout.root):
+        try:
+            names = sorted(os.listdir(layout.leases))  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            names = []
+        found = [_read(layout.leases / name, sweep=sweep) for name in names if name.startswith(_PREFIX)]
+    yield from (lease for lease in found if lease is not None)
 
 
 def leased_digests(layout: StoreLayout, *, sweep: bool = False) -> frozenset[Digest]:
@@ -115,7 +119,9 @@ class _LeaseFile:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # whoever only looks lets go at once
             os.fchmod(self._descriptor, 0o644)
             lines = [f"process {os.getpid()}", *map(str, sorted(self._digests))]
-            os.write(self._descriptor, "".join(f"{line}\n" for line in lines).encode())
+            left = memoryview("".join(f"{line}\n" for line in lines).encode())
+            while left:  # a disk that is nearly full takes a part of it
+                left = left[os.write(self._descriptor, left) :]
 
     def release(self) -> None:
         path, self._path = self._path, None
@@ -130,8 +136,10 @@ class _LeaseFile:
 def _read(path: Path, *, sweep: bool) -> Lease | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
+    except OSError as exc:
+        if exc.errno in _NO_LEASE:
+            return None
+        raise
     try:
         if try_flock(descriptor):
             if sweep:
@@ -139,8 +147,6 @@ def _read(path: Path, *, sweep: bool) -> Lease | None:
                     path.unlink()
             return None
         data = os.read(descriptor, _MAX_LENGTH)
-    except OSError:
-        return None
     finally:
         os.close(descriptor)
     holder = _HOLDER.search(data)

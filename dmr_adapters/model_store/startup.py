@@ -51,7 +51,7 @@ def prepare(layout: StoreLayout) -> None:
             )
         if not layout.index_document.exists():
             _write(layout, layout.index_document, Index().encode())
-    _sweep(layout)
+        _sweep(layout)
 
 
 def _write(layout: StoreLayout, document: Path, data: bytes) -> None:

@@ -57,6 +57,13 @@ class Endpoint:
             return f"unix://{self.socket_path}"
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.base_path}"
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody but the service can read what is sent there."""
+        if self.tls:
+            return self.verify
+        return bool(self.socket_path) or _is_loopback(self.host)
+
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"
 
@@ -77,7 +84,8 @@ def resolve(host: str | None, environ: Mapping[str, str]) -> Endpoint:
     """
     endpoint = _resolve(host, environ)
     endpoint.api_key = _api_key(environ)
-    if endpoint.api_key and not _is_private(endpoint) and environ.get("DMR_SEND_KEY_IN_CLEAR") != "1":
+    hidden = endpoint.tls or endpoint.is_private
+    if endpoint.api_key and not hidden and environ.get("DMR_SEND_KEY_IN_CLEAR") != "1":
         raise InvalidInputError(
             f"the key in DMR_API_KEY would go to {endpoint.url} in the clear: use https://, or set "
             "DMR_SEND_KEY_IN_CLEAR=1 if you trust the network"
@@ -118,11 +126,6 @@ def _api_key(environ: Mapping[str, str]) -> str:
     if len(key) > _MAX_KEY or not (key.isascii() and key.isprintable()) or " " in key:
         raise InvalidInputError(f"{source} is no key: use what `dmr key create` printed")
     return key
-
-
-def _is_private(endpoint: Endpoint) -> bool:
-    """Whether nobody on a network can read along."""
-    return bool(endpoint.socket_path) or endpoint.tls or _is_loopback(endpoint.host)
 
 
 def _is_loopback(host: str) -> bool:

@@ -38,7 +38,7 @@ def load_headers(endpoint: Endpoint, model: str) -> dict[str, str]:
     """
     if not is_nim(model) or not has_key():
         return {}
-    if not _is_private(endpoint):
+    if not endpoint.is_private:
         raise InvalidInputError(
             f"NGC_API_KEY is not sent to {endpoint.url}: anybody in between could read it. Use https://, a unix socket or "
             "a service on this machine, or unset NGC_API_KEY and set it where the service runs"
@@ -58,23 +58,9 @@ def pull_headers(endpoint: Endpoint, model: str) -> dict[str, str]:
     if not is_nim(model):
         return {}
     headers = load_headers(endpoint, model)
-    if _is_private(endpoint):
+    if endpoint.is_private:
         from dmr_cli.client.docker_login import registry_auth  # noqa: PLC0415 - only NIMs need it
 
         auth = registry_auth(model.strip().partition("/")[0].lower())
         headers |= {"X-Registry-Auth": auth} if auth else {}
     return headers
-
-
-def _is_private(endpoint: Endpoint) -> bool:
-    """Whether nobody but the service can read what is sent there."""
-    if endpoint.socket_path or endpoint.host == "localhost":
-        return True
-    if endpoint.tls:
-        return endpoint.verify
-    from ipaddress import ip_address  # noqa: PLC0415 - as above
-
-    try:
-        return ip_address(endpoint.host).is_loopback
-    except ValueError:
-        return False

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from dmr_cli.client.api import Api, expect, model_path
+from dmr_cli.client.endpoint import Endpoint
 from dmr_cli.client.errors import BadGatewayError, ClientError, ConnectionLostError, InvalidInputError, TransferError
 from dmr_cli.client.nim import pull_headers
 from dmr_cli.client.progress import follow
@@ -35,18 +36,27 @@ def pull(api: Api, model: str, reporter: Reporter) -> str:
     if not model.strip():
         raise InvalidInputError("the name of the model is empty")
     headers = pull_headers(api.endpoint, model)
-    return _transfer(api, "/models/create", {"from": model} | _credential(model), reporter, "download", headers)
+    body = {"from": model} | _credential(api.endpoint, model, reporter)
+    return _transfer(api, "/models/create", body, reporter, "download", headers)
 
 
 def push(api: Api, model: str, reporter: Reporter) -> str:
     """Have the service upload ``model``; its closing message."""
-    return _transfer(api, model_path(model, "push"), _credential(model), reporter, "push")
+    return _transfer(api, model_path(model, "push"), {}, reporter, "push")
 
 
-def _credential(model: str) -> dict[str, str]:
-    """A Hugging Face token for Hugging Face, and for nobody else."""
+def _credential(endpoint: Endpoint, model: str, reporter: Reporter) -> dict[str, str]:
+    """A Hugging Face token for Hugging Face, and for nobody else, on the way there neither."""
     token = os.environ.get("HF_TOKEN", "").strip()
-    return {"bearer-token": token} if token and model.strip().lower().startswith(_HUGGING_FACE) else {}
+    if not token or not model.strip().lower().startswith(_HUGGING_FACE):
+        return {}
+    if not endpoint.is_private:
+        reporter.note(
+            f"HF_TOKEN is not sent to {endpoint.url}: anybody in between could read it. If the model needs it, use"
+            " https://, a unix socket or a service on this machine, or set it where the service runs"
+        )
+        return {}
+    return {"bearer-token": token}
 
 
 def _transfer(

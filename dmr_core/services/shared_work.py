@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -28,6 +29,11 @@ class _Job:
     listeners: set[asyncio.Queue[Progress | None]] = attrs.field(factory=set)
     latest: dict[Digest | None, Progress] = attrs.field(factory=dict)
     error: BaseException | None = None
+
+    def end(self) -> None:
+        """Tell every listener that there is no more."""
+        for queue in self.listeners:
+            queue.put_nowait(None)
 
     def tell(self, line: Progress) -> None:
         """Show every listener a line; one that reads slowly misses progress, and nothing else."""
@@ -65,9 +71,10 @@ class SharedWork(Generic[_K]):
             if self._closed:
                 raise ShuttingDownError("the service is shutting down")
             job = self._running[key] = _Job()
-            job.task = asyncio.get_running_loop().create_task(self._run(key, job, begin()), name=self._what)
+            job.error = ShuttingDownError(f"the {self._what} was cancelled: the service is shutting down")
+            job.task = asyncio.get_running_loop().create_task(self._run(job, begin()), name=self._what)
             self._tasks.add(job.task)
-            job.task.add_done_callback(self._tasks.discard)
+            job.task.add_done_callback(partial(self._ended, key, job))
         queue: asyncio.Queue[Progress | None] = asyncio.Queue()
         for earlier in job.latest.values():
             queue.put_nowait(earlier)
@@ -91,13 +98,18 @@ class SharedWork(Generic[_K]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _ended(self, key: _K, job: _Job, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step runs nothing of itself, not even a `finally`.
+        self._tasks.discard(task)
+        self._forget(key, job)
+        job.end()
+
     def _forget(self, key: _K, job: _Job) -> None:
         """Let whoever asks next begin anew instead of joining a job that is ending."""
         if self._running.get(key) is job:
             del self._running[key]
 
-    async def _run(self, key: _K, job: _Job, lines: AsyncGenerator[Progress, None]) -> None:
-        job.error = ShuttingDownError(f"the {self._what} was cancelled: the service is shutting down")
+    async def _run(self, job: _Job, lines: AsyncGenerator[Progress, None]) -> None:
         try:
             async with aclosing(lines):
                 async for line in lines:
@@ -105,7 +117,3 @@ class SharedWork(Generic[_K]):
             job.error = None
         except Exception as exc:  # a bug must reach the listeners, not only the log of a task
             job.error = exc
-        finally:
-            self._forget(key, job)
-            for queue in job.listeners:
-                queue.put_nowait(None)

@@ -199,6 +199,22 @@ async def test_a_disk_that_fills_up_under_the_copy_is_said_and_nothing_stays(
     assert left(tmp_path / "models") == []
 
 
+async def test_a_source_that_cannot_be_read_is_what_the_error_names(
+    store: FilesystemModelStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, preadv = source.stat().st_ino, os.preadv  # noqa: ASYNC240 - a small file
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if os.fstat(descriptor).st_ino == bad and offset:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    async with FilesystemBlobImporter(tmp_path / "models").begin() as importing:
+        with pytest.raises(InvalidRequestError, match=r"cannot read '.*model.gguf': Input/output error"):
+            await importing.take(source, NAME)
+
+
 # --- what was hashed ahead ----------------------------------------------------------------------------
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.model_store.importing import FilesystemBlobImporter
 from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
+from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.paths import RelativePath
 from dmr_core.domain.reference import Reference, ReferencePolicy, parse_reference
 from dmr_core.domain.store_report import CheckProgress, CheckReport, FindingKind, GarbageKind
-from dmr_core.errors import PreconditionError
+from dmr_core.errors import PreconditionError, StoreUnwritableError
 from dmr_core.testing.contracts.model_store import layer_of, put_blob, put_model
 
 _DAY = 24 * 3600.0
@@ -451,6 +454,80 @@ async def test_a_blob_that_cannot_be_read_is_told_apart_and_set_aside(
     assert (await maintenance.check(repair=True)).is_clean
     await store.refresh()
     assert len(store.models()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+async def test_what_may_be_read_another_time_is_no_reason_to_take_a_model_away(
+    tmp_path: Path,
+    store: FilesystemModelStore,
+    maintenance: FilesystemStoreMaintenance,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    await put_model(store, b"GGUF-good")
+    here, opened = blob(tmp_path, b"GGUF-good"), os.open
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path) == str(here):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        (finding,) = (await maintenance.check(repair=True)).remaining
+    assert (finding.kind, finding.repaired) == (FindingKind.BLOB_UNREADABLE, "")
+    assert "nothing was changed" in finding.advice
+    assert here.exists()
+    assert (await maintenance.check()).is_clean
+    await store.refresh()
+    assert len(store.models()) == 1
+
+
+@pytest.mark.parametrize("what", ["lease", "leases", "manifest", "blobs"])
+async def test_nothing_is_collected_while_something_cannot_be_looked_at(
+    tmp_path: Path,
+    store: FilesystemModelStore,
+    maintenance: FilesystemStoreMaintenance,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """A process without a descriptor left must not take what it cannot open for what is not there."""
+    await put_model(store, b"GGUF-good")
+    leased = layer_of(b"leased")
+    await put_blob(store, b"leased")
+    paths = {"leases": tmp_path / ".dmr" / "leases", "blobs": tmp_path / "blobs" / "sha256"}
+
+    def unlucky(function: Any) -> Any:
+        def failing(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
+            inside = str(path).startswith(str(paths["leases"]) + os.sep)
+            named = {"lease": inside, "manifest": f"{os.sep}manifests{os.sep}sha256{os.sep}" in str(path)}
+            if named.get(what, str(path) == str(paths.get(what))):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+            return function(path, *args, **kwargs)
+
+        return failing
+
+    async with store.lease([leased.digest]):
+        with monkeypatch.context() as patched:
+            for name in ("open", "listdir", "scandir"):
+                patched.setattr(os, name, unlucky(getattr(os, name)))
+            patched.setattr(io, "open", unlucky(io.open))
+            with pytest.raises(StoreUnwritableError, match="open files"):
+                await maintenance.collect(everything=True)
+        assert store.blob_file(leased.digest).exists()
+    assert (await maintenance.check()).is_clean
+
+
+def test_what_cannot_be_opened_is_not_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_ = tmp_path / "import.x"
+    import_.write_bytes(b"somebody's")
+
+    def refused(path: Any, *_: Any) -> int:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", refused)
+    assert not delete_abandoned(import_)
+    assert import_.exists()
 
 
 async def test_entries_that_name_no_model_are_set_aside_and_the_others_stay(

@@ -127,12 +127,12 @@ def _entries(directory: Path, *, suffix: str = "") -> Iterator[Found]:
     try:
         with os.scandir(directory) as entries:
             listed = sorted((entry for entry in entries if entry.name.endswith(suffix)), key=lambda entry: entry.name)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in listed:
         try:
             yield Found(Path(entry.path), entry.stat(follow_symlinks=False))
-        except OSError:
+        except FileNotFoundError:
             continue
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from dmr_adapters.model_store.durability import disk_conditions
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import StoreLock
 from dmr_adapters.model_store.maintenance.census import Found, files_below, take_census
@@ -49,6 +50,7 @@ _LINKED: Final = (
     " `dmr system check --repair`, then package the model again, without --link if the file is still written to"
 )
 _LINKED_NOW: Final = "package the model again, without --link if the file is still written to; your file was left alone"
+_UNCERTAIN: Final = "check the file's permissions and the limit of open files, and check again; nothing was changed"
 _PULL_NOW: Final = "pull the model again; what is not damaged is not fetched again"
 
 
@@ -57,7 +59,7 @@ async def check_store(
 ) -> CheckReport:
     """Check, and with ``repair`` mend; see :class:`~dmr_core.ports.store_maintenance.StoreMaintenance`."""
     async with lock.hold():
-        first = await finish_in_thread(lambda: survey(layout))
+        first = await finish_in_thread(lambda: _survey(layout))
     jobs = _jobs(first, deep=deep)
     total, done = sum(found.status.st_size for found, _ in jobs), 0
 
@@ -68,10 +70,19 @@ async def check_store(
             progress(CheckProgress(done=done, total=max(total, done), doing=path.name[:12]))
 
     suspects, hashed = await compare(jobs, advance)
+    compared = {job.path for job, _ in jobs}
+
+    def decide() -> CheckReport:
+        with disk_conditions(layout.root):
+            return _decide(layout, compared, suspects, repair=repair, deep=deep, hashed=hashed)
+
     async with lock.hold():
-        return await finish_in_thread(
-            lambda: _decide(layout, {job.path for job, _ in jobs}, suspects, repair=repair, deep=deep, hashed=hashed)
-        )
+        return await finish_in_thread(decide)
+
+
+def _survey(layout: StoreLayout) -> Survey:
+    with disk_conditions(layout.root):
+        return survey(layout)
 
 
 def _jobs(found: Survey, *, deep: bool) -> list[tuple[Found, Digest]]:
@@ -129,7 +140,11 @@ def _faults(found: Survey, compared: set[Path], suspects: dict[Path, Suspect]) -
     for path, suspect in real.items():
         if path in copies:
             fault = Fault(
-                kind=FindingKind.BUNDLE, path=path, problem="is not its blob", models=frozenset({copies[path]})
+                kind=FindingKind.BUNDLE,
+                path=path,
+                problem="is not its blob",
+                models=frozenset({copies[path]}),
+                may_pass=suspect.may_pass,
             )
         elif path in bad or path.parent != found.layout.blobs:
             continue
@@ -141,6 +156,7 @@ def _faults(found: Survey, compared: set[Path], suspects: dict[Path, Suspect]) -
                 problem=suspect.problem,
                 models=found.users_of(digest),
                 digest=digest,
+                may_pass=suspect.may_pass,
             )
         faults[fault.kind, path, fault.digest] = fault
     broken = {path.name for path in real if path.parent == found.layout.blobs}
@@ -163,6 +179,8 @@ def _finding(found: Survey, fault: Fault, repaired: str, *, repair: bool) -> Fin
     blob = found.census.blobs.get(fault.digest) if fault.kind in _CHANGED and fault.digest is not None else None
     if blob is not None and is_linked_outside(found.layout, blob):
         advice = _LINKED_NOW if repaired else _LINKED
+    elif fault.may_pass:
+        advice = _UNCERTAIN
     elif repaired:
         advice = _PULL_NOW if advice.endswith(_PULL) and names else ""
     elif repair and not fault.kind.is_note:

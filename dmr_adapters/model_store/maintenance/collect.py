@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from dmr_adapters.model_store.bundle import discard_bundle
+from dmr_adapters.model_store.durability import disk_conditions
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
@@ -47,7 +48,14 @@ def collect(layout: StoreLayout, *, partials_older_than: float | None, everythin
 
     Raises:
         PreconditionError: the index is damaged.
+        StoreUnwritableError: something could not be looked at, so nothing was deleted.
+        StorageFullError: no room for the index that is left.
     """
+    with disk_conditions(layout.root):
+        return _collect(layout, partials_older_than=partials_older_than, everything=everything, dry_run=dry_run)
+
+
+def _collect(layout: StoreLayout, *, partials_older_than: float | None, everything: bool, dry_run: bool) -> Collection:
     index_file = IndexFile(layout)
     index = index_file.read()
     if not dry_run:

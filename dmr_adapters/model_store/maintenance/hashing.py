@@ -10,6 +10,7 @@ from typing import Final
 
 import attrs
 
+from dmr_adapters.model_store.durability import is_damage
 from dmr_adapters.model_store.maintenance.census import Found
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.digest import Digest
@@ -23,11 +24,15 @@ _BLOCK: Final = 256 * 1024  # fits the cache that is next to the core
 
 @attrs.frozen
 class Suspect:
-    """A file that is not what it is named. ``found`` tells whether it still is the same."""
+    """A file that is not what it is named, or could not be read. ``found`` tells whether it still is the same.
+
+    ``may_pass``: reading it may succeed another time, as where too many files were open.
+    """
 
     found: Found
     kind: FindingKind
     problem: str
+    may_pass: bool = False
 
 
 async def compare(
@@ -41,7 +46,7 @@ async def compare(
     total = 0
     for found, expected in jobs:
         reader = _Reader(found.path)
-        problem, kind = "", FindingKind.BLOB_DAMAGED
+        problem, kind, may_pass = "", FindingKind.BLOB_DAMAGED, False
         try:
             while count := await finish_in_thread(reader.step):
                 total += count
@@ -52,10 +57,11 @@ async def compare(
             continue
         except OSError as exc:
             kind, problem = FindingKind.BLOB_UNREADABLE, f"cannot be read: {exc.strerror or exc}"
+            may_pass = not is_damage(exc)
         finally:
             reader.close()
         if problem:
-            suspects[found.path] = Suspect(found, kind, problem)
+            suspects[found.path] = Suspect(found, kind, problem, may_pass)
     return suspects, total
 
 

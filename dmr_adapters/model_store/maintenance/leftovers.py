@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from dmr_adapters.model_store.lock import is_current, try_flock
 
 __all__ = ["delete_abandoned", "delete_partial", "is_abandoned"]
+
+_UNLOCKABLE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO})  # it is gone; a link; a socket
 
 
 def is_abandoned(path: Path) -> bool:
@@ -51,11 +55,11 @@ def delete_partial(partial: Path, journal: Path | None = None) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Have ``path`` locked for a moment; ``False`` when somebody else has. What cannot be opened cannot be locked either."""
+    """Have ``path`` locked for a moment; ``False`` when somebody else has, or nobody can tell."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        yield True
+    except OSError as exc:
+        yield exc.errno in _UNLOCKABLE
         return
     try:
         yield try_flock(descriptor) and is_current(descriptor, path)

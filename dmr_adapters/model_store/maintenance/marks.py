@@ -15,6 +15,7 @@ import attrs
 import orjson
 
 from dmr_adapters.model_store.blobs import is_complete
+from dmr_adapters.model_store.durability import is_damage
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.maintenance.census import Census
@@ -74,15 +75,23 @@ def listed_files(index: Index) -> dict[str, frozenset[Digest]]:
 
 
 def readable_manifest(layout: StoreLayout, model_id: Digest) -> Manifest | None:
-    """The manifest of a model, if it is what its name says and can be used together with its config."""
+    """The manifest of a model, if it is what its name says and can be used together with its config.
+
+    Raises:
+        OSError: nobody can tell now.
+    """
     try:
         data = read_document(layout.manifest(model_id))
         if Digest.of(data) != model_id:
             return None
         manifest = decode_manifest(data)
         decode_config(read_document(layout.blob(manifest.config.digest)))
-    except (OSError, MalformedArtifactError, UnsupportedFormatError):
+    except (MalformedArtifactError, UnsupportedFormatError):
         return None
+    except OSError as exc:
+        if isinstance(exc, FileNotFoundError) or is_damage(exc):
+            return None
+        raise
     return manifest
 
 
@@ -94,5 +103,7 @@ def digests_in(data: bytes) -> frozenset[Digest]:
 def _content(path: Path) -> bytes:
     try:
         return read_document(path)
-    except OSError:
-        return b""
+    except OSError as exc:
+        if isinstance(exc, FileNotFoundError) or is_damage(exc):
+            return b""
+        raise  # what it names must not be taken for garbage

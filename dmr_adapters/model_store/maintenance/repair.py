@@ -88,17 +88,17 @@ class _Mending:
         if not any(fault.kind in {FindingKind.INDEX_DAMAGED, FindingKind.INDEX_MISSING} for fault in faults):
             finish_removals(self._layout, self._index)
         for fault in faults:
-            if fault.kind in _BAD_BLOB and fault.digest is not None and not self._is_used(fault):
+            if fault.kind in _BAD_BLOB and fault.digest is not None and not self._is_spared(fault):
                 self._set_blob_aside(fault, fault.digest)
         broken: dict[Digest, list[Fault]] = {}
         for fault in faults:
-            if fault.kind in _BREAKING and not self._is_used(fault):
+            if fault.kind in _BREAKING and not self._is_spared(fault):
                 for model_id in fault.models:
                     broken.setdefault(model_id, []).append(fault)
         for model_id, reasons in broken.items():
             self._set_model_aside(model_id, reasons)
         for fault in faults:
-            if fault.kind is FindingKind.BUNDLE and not self._is_used(fault):
+            if fault.kind is FindingKind.BUNDLE and not self._is_spared(fault):
                 for model_id in fault.models:
                     discard_bundle(self._layout, model_id)
                 self._done[fault] = "the bundle was removed; it is made anew on the next use"
@@ -110,7 +110,10 @@ class _Mending:
             IndexFile(self._layout).write(self._index)
         return self._done
 
-    def _is_used(self, fault: Fault) -> bool:
+    def _is_spared(self, fault: Fault) -> bool:
+        """Whether nothing is to be done about it now: somebody uses what it is about, or it may be nothing."""
+        if fault.may_pass:
+            return True
         digests = fault.models | ({fault.digest} if fault.digest is not None else set())
         return bool(digests & self._leased)
 

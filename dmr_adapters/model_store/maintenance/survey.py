@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from dmr_adapters.model_store.bundle_plan import BundlePlan, plan_bundle
+from dmr_adapters.model_store.durability import is_damage
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
@@ -26,13 +27,17 @@ __all__ = ["Fault", "Survey", "SurveyedModel", "bundled_files", "survey"]
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """Something that is not as it should be. ``digest`` is the blob it is about, ``models`` the IDs it touches."""
+    """Something that is not as it should be. ``digest`` is the blob it is about, ``models`` the IDs it touches.
+
+    One that ``may_pass`` is no reason to change anything.
+    """
 
     kind: FindingKind
     path: Path
     problem: str
     models: frozenset[Digest] = frozenset()
     digest: Digest | None = None
+    may_pass: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -131,8 +136,8 @@ def _names_model(record: Any) -> bool:
 def _model(found: Survey, model_id: Digest, tags: tuple[str, ...]) -> SurveyedModel:
     path, here = found.layout.manifest(model_id), frozenset({model_id})
 
-    def fault(kind: FindingKind, problem: str) -> SurveyedModel:
-        found.faults.append(Fault(kind=kind, path=path, problem=problem, models=here))
+    def fault(kind: FindingKind, problem: str, *, may_pass: bool = False) -> SurveyedModel:
+        found.faults.append(Fault(kind=kind, path=path, problem=problem, models=here, may_pass=may_pass))
         return SurveyedModel(id=model_id, tags=tags)
 
     try:
@@ -140,7 +145,8 @@ def _model(found: Survey, model_id: Digest, tags: tuple[str, ...]) -> SurveyedMo
     except FileNotFoundError:
         return fault(FindingKind.MANIFEST_MISSING, "is missing")
     except OSError as exc:
-        return fault(FindingKind.MANIFEST_DAMAGED, f"cannot be read: {exc.strerror or exc}")
+        problem = f"cannot be read: {exc.strerror or exc}"
+        return fault(FindingKind.MANIFEST_DAMAGED, problem, may_pass=not is_damage(exc))
     if Digest.of(data) != model_id:
         return fault(FindingKind.MANIFEST_DAMAGED, "is not what its digest says")
     try:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import html
 import io
 import json
+import os
 from typing import Any
+from unittest import mock
 
 import pytest
 from rich.console import Console
 
+from dmr_cli.client import transfer
 from dmr_cli.client.bars import BarReporter
+from dmr_cli.client.endpoint import Endpoint
 from dmr_cli.client.errors import ClientError
 from dmr_cli.client.progress import follow
 from dmr_cli.client.reporters import PlainReporter, SilentReporter
@@ -93,6 +97,35 @@ def test_the_hugging_face_token_goes_to_hugging_face_alone(
     dmr("pull", model)
 
     assert server.requests[0].json == {"from": model} | ({"bearer-token": "secret"} if sent else {})
+
+
+def test_a_token_is_not_sent_where_others_can_read_along() -> None:
+    notes: list[str] = []
+
+    class Notes(SilentReporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with mock.patch.dict(os.environ, {"HF_TOKEN": "secret"}):
+        for endpoint, sent in (
+            (Endpoint(host="192.0.2.1", port=80), False),
+            (Endpoint(host="192.0.2.1", port=443, tls=True, verify=False), False),
+            (Endpoint(host="192.0.2.1", port=443, tls=True), True),
+            (Endpoint(host="127.0.0.1", port=80), True),
+            (Endpoint(socket_path="/run/dmr.sock"), True),
+        ):
+            notes.clear()
+            assert bool(transfer._credential(endpoint, "hf.co/o/r", Notes())) is sent
+            assert ("HF_TOKEN is not sent" in "".join(notes)) is not sent
+
+
+def test_no_token_goes_with_a_push(server: CannedServer, dmr: Dmr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    server.on("POST", "/models/hf.co/o/r/push", _stream(SUCCESS))
+
+    dmr("push", "hf.co/o/r")
+
+    assert "secret" not in str([(request.headers, request.body) for request in server.requests])
 
 
 def test_an_error_line_is_the_error_of_the_command(server: CannedServer, dmr: Dmr) -> None:
