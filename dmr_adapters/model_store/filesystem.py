@@ -90,8 +90,9 @@ class FilesystemModelStore(ModelStore):
         async with self._showing:
             await finish_in_thread(self._show_if_changed)
 
-    async def has_blob(self, digest: Digest) -> bool:
-        return await finish_in_thread(self._layout.blob(digest).is_file)
+    async def has_blob(self, digest: Digest, size: int | None = None) -> bool:
+        path = self._layout.blob(digest)
+        return await finish_in_thread(path.is_file if size is None else lambda: is_complete(path, size))
 
     def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
         return self._ingest.writer(descriptor)
@@ -233,7 +234,10 @@ class FilesystemModelStore(ModelStore):
             path = self._layout.blob(layer.digest)
             if not is_complete(path, layer.size):
                 state = "has another size than the manifest says" if path.exists() else "is missing"
-                raise PreconditionError(f"cannot add model {artifact.id}: layer {layer.digest} {state}")
+                raise PreconditionError(
+                    f"cannot add model {artifact.id}: layer {layer.digest} {state};"
+                    " `dmr system check --repair` tells more"
+                )
 
     def _write(self, path: Path, data: bytes, mode: int, written: list[Path]) -> None:
         """Write a document unless it is there already, byte for byte."""

@@ -128,8 +128,8 @@ class ModelStore(Protocol):
         """Take in what another process changed in the index."""
 
     @abstractmethod
-    async def has_blob(self, digest: Digest) -> bool:
-        """Whether the blob is here, complete."""
+    async def has_blob(self, digest: Digest, size: int | None = None) -> bool:
+        """Whether the blob is here, complete: of ``size`` bytes, where that is known. One that was cut short is not."""
 
     @abstractmethod
     def write_blob(self, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:

@@ -175,7 +175,7 @@ class CreatingService:
             await held.enter_async_context(self._store.lease((descriptor.digest,)))
             await self._store.require_space([descriptor])
             async with self._store.write_blob(descriptor) as writer:
-                if not await self._store.has_blob(descriptor.digest):
+                if not await self._store.has_blob(descriptor.digest, descriptor.size):
                     if writer.offset:
                         await writer.restart()
                     await writer.write(content)
@@ -203,7 +203,7 @@ class BufferedBlobIntake(BlobIntake):
                 raise InvalidRequestError(f"this store takes no blobs of more than {_MAX_BUFFERED} bytes in this way")
         descriptor = Descriptor(media_type="application/octet-stream", digest=digest, size=len(data))
         async with self._store.write_blob(descriptor) as writer:
-            if not await self._store.has_blob(digest):
+            if not await self._store.has_blob(digest, len(data)):
                 if writer.offset:
                     await writer.restart()
                 await writer.write(bytes(data))

@@ -64,9 +64,10 @@ class ExportingService:
             )
             manifest = await self._manifest(model)
             for blob in model.manifest.blobs:  # now, while the answer can still be an error
-                if not await self._store.has_blob(blob.digest):
+                if not await self._store.has_blob(blob.digest, blob.size):
+                    state = "is damaged" if await self._store.has_blob(blob.digest) else "is missing"
                     raise PreconditionError(
-                        f"cannot export {name!r}: blob {blob.digest} is missing; dmr system check --repair tells more"
+                        f"cannot export {name!r}: blob {blob.digest} {state}; `dmr system check --repair` tells more"
                     )
             chunks = self._chunks(model, manifest, stack.pop_all())
             # Entered, so that its lease ends however early it is closed.

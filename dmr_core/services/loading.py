@@ -104,7 +104,7 @@ class LoadingService:
             return await self._add(*found, sizes)
 
     async def _take(self, entry: ArchiveEntry, digest: Digest) -> None:
-        if await self._store.has_blob(digest):
+        if await self._store.has_blob(digest, entry.size):
             return
         described = Descriptor(media_type=_ANY, digest=digest, size=entry.size)
         await self._store.require_space([described])  # what an archive claims may be more than any disk has
@@ -126,7 +126,7 @@ class LoadingService:
                 raise MalformedArtifactError(
                     f"malformed archive: blob {blob.digest} has {sizes[blob.digest]} bytes, its manifest says {blob.size}"
                 )
-            if blob.digest not in sizes and not await self._store.has_blob(blob.digest):
+            if blob.digest not in sizes and not await self._store.has_blob(blob.digest, blob.size):
                 raise MalformedArtifactError(f"malformed archive: blob {blob.digest} is neither in it nor in the store")
         config_bytes = await self._config_bytes(manifest.config)
         artifact = Artifact(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from starlette.types import Message
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
 from dmr_adapters.model_store.layout import StoreLayout
@@ -15,6 +18,7 @@ from dmr_adapters.model_store.leases import live_leases
 from dmr_adapters.oci_json import decode_config, decode_manifest
 from dmr_cli.server.bootstrap import Overrides, Service, open_service
 from dmr_core.domain.archive import blob_name
+from dmr_core.domain.digest import Digest
 from dmr_core.domain.settings import Settings
 from dmr_core.errors import MalformedArtifactError
 from dmr_core.services.loading import LoadingService
@@ -62,6 +66,64 @@ async def test_a_client_that_leaves_an_export_leaves_no_lease(service: Service, 
     await call(service.app, "GET", "/models/org/mine/export", leave_after=2)
 
     assert list(live_leases(StoreLayout(tmp_path / "models"))) == []
+
+
+async def test_nothing_more_is_read_for_a_client_that_left(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, left, sent = 0, asyncio.Event(), 0
+
+    async def slowly(digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        nonlocal read
+        content = service.services.store.blob_file(digest).read_bytes()
+        for start in range(0, len(content), 4):
+            read += 1
+            yield content[start : start + 4]
+            await asyncio.sleep(0)
+
+    async def receive() -> Message:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 20:
+            left.set()
+
+    monkeypatch.setattr(service.services.store, "read_blob", slowly)
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/models/org/mine/export",
+        "raw_path": b"/models/org/mine/export",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 12434),
+        "state": {},
+    }
+    await service.app(scope, receive, send)
+    assert left.is_set()
+    assert read < 30, "of a thousand pieces"
+
+
+async def test_a_damaged_model_is_refused_before_its_export_begins_and_loading_it_again_heals_it(
+    service: Service,
+) -> None:
+    store = service.services.store
+    whole = (await call(service.app, "GET", "/models/org/mine/export")).body
+    weights = store.blob_file(Digest.of(WEIGHTS))
+    weights.chmod(0o644)
+    os.truncate(weights, 10)
+
+    answer = await call(service.app, "GET", "/models/org/mine/export")
+    assert answer.status == 412
+    assert "is damaged; `dmr system check --repair` tells more" in answer.text
+
+    assert (await call(service.app, "POST", "/models/load", whole)).status == 200
+    assert weights.read_bytes() == WEIGHTS
 
 
 async def test_an_archive_cut_off_at_any_block_adds_no_model(service: Service, tmp_path: Path) -> None:

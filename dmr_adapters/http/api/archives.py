@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import aclosing
 from typing import Final
@@ -11,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dmr_adapters.http.asgi import read_body
+from dmr_adapters.http.asgi import ClientGoneError, read_body
 from dmr_adapters.http.errors import plain_text, status_of
+from dmr_adapters.http.leaving import unless_gone
 from dmr_adapters.http.rest_json import decode, json_response
 from dmr_adapters.http.services import Services
 from dmr_core.domain.repackage import Changes
@@ -21,6 +23,7 @@ from dmr_core.services.exporting import Export
 
 __all__ = ["ArchivesApi"]
 
+_log: Final = logging.getLogger(__name__)
 _MAX_BODY: Final = 64 * 1024
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -97,7 +100,10 @@ def _is_local(request: Request) -> bool:
 
 
 class _ArchiveResponse(Response):
-    """Sends an archive, and closes it however that ends. What fails on the way leaves the body too short."""
+    """Sends an archive, and closes it however that ends: a client that leaves has nothing more read for it.
+
+    What fails on the way leaves the body too short.
+    """
 
     media_type = "application/x-tar"
 
@@ -106,6 +112,16 @@ class _ArchiveResponse(Response):
         self._export = export
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(self._send(send), receive)
+        except ClientGoneError:
+            return
+        except DmrError as exc:
+            _log.warning("the export of %s was cut short: %s", self._export.model.name, exc.message)
+        finally:
+            await self._export.chunks.aclose()
+
+    async def _send(self, send: Send) -> None:
         async with aclosing(self._export.chunks) as chunks:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunk in chunks:

@@ -31,6 +31,8 @@ class BlobWritingContract:
         await put_blob(store, _WEIGHTS)
         digest = Digest.of(_WEIGHTS)
         assert await store.has_blob(digest)
+        size = len(_WEIGHTS)
+        assert [await store.has_blob(digest, of) for of in (size, size - 1)] == [True, False]
         assert await content_of(store, digest) == _WEIGHTS
         assert await content_of(store, digest, 100) == _WEIGHTS[100:]
         assert await content_of(store, digest, len(_WEIGHTS)) == b""

@@ -75,8 +75,8 @@ class InMemoryModelStore(ModelStore):
     async def refresh(self) -> None:
         """Nobody else changes this store."""
 
-    async def has_blob(self, digest: Digest) -> bool:
-        return digest in self.blobs
+    async def has_blob(self, digest: Digest, size: int | None = None) -> bool:
+        return digest in self.blobs and size in {None, len(self.blobs[digest])}
 
     def blob_file(self, digest: Digest) -> Path:
         return self._root / "blobs" / digest.hex
@@ -218,18 +218,19 @@ class _InMemoryBlobWriter(BlobWriter):
         self._digest = descriptor.digest
         self._size = descriptor.size
         self._counted: int | None = None
-        if descriptor.digest in store.blobs:
+        here = store.blobs.get(descriptor.digest)
+        if here is not None and len(here) == descriptor.size:
             self._counted = descriptor.size
             self._resumed = descriptor.size
             return
         partial = store.partials.setdefault(descriptor.digest, bytearray())
         whole = SpanSet.of([Span(0, len(partial))] if partial else [])
-        here = store.here.setdefault(descriptor.digest, whole)
+        spans = store.here.setdefault(descriptor.digest, whole)
         if not partial:
-            here.clear()
-        elif not len(here):
-            here.add(0, len(partial))
-        self._resumed = here.count
+            spans.clear()
+        elif not len(spans):
+            spans.add(0, len(partial))
+        self._resumed = spans.count
 
     @property
     def offset(self) -> int:

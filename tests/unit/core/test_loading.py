@@ -160,7 +160,7 @@ async def test_a_config_of_unreasonable_size_is_not_read(store: InMemoryModelSto
 class Forgetful(InMemoryModelStore):
     """Loses a blob between being asked for it and giving it."""
 
-    async def has_blob(self, digest: Digest) -> bool:
+    async def has_blob(self, digest: Digest, size: int | None = None) -> bool:
         return True
 
 
