@@ -19,6 +19,7 @@ from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.leases import held_lease, refuse_if_leased
 from dmr_adapters.model_store.lock import DigestLocks, StoreLock
 from dmr_adapters.model_store.removal import begin_removal, end_removal, finish_removals
+from dmr_adapters.model_store.reserve import keep_reserve, with_reserve
 from dmr_adapters.model_store.snapshot import SnapshotReader, read_document
 from dmr_adapters.model_store.startup import prepare, prepare_directories
 from dmr_adapters.model_store.threads import finish_in_thread
@@ -127,7 +128,7 @@ class FilesystemModelStore(ModelStore):
         return await self._exclusively(lambda: self._tag(model_id, reference.canonical))
 
     async def untag(self, canonical: str) -> None:
-        await self._exclusively(lambda: self._untag(canonical))
+        await self._exclusively(lambda: with_reserve(self._layout, lambda: self._untag(canonical)))
 
     async def remove(self, model_id: Digest, *, only_tagged: Collection[str] | None = None) -> bool:
         async with self._lock.hold():
@@ -136,7 +137,9 @@ class FilesystemModelStore(ModelStore):
                 model = self.by_id(model_id)
                 if only_tagged is not None and (model is None or set(model.tags) != set(only_tagged)):
                     return False
-                garbage = await finish_in_thread(lambda: self._forget(index, model_id))
+                garbage = await finish_in_thread(
+                    lambda: with_reserve(self._layout, lambda: self._forget(index, model_id))
+                )
             if garbage is not None:
                 await finish_in_thread(lambda: self._delete(model_id, garbage))
             return True
@@ -282,6 +285,7 @@ class FilesystemModelStore(ModelStore):
             for digest in garbage:
                 self._layout.blob(digest).unlink(missing_ok=True)
             end_removal(self._layout, model_id)
+            keep_reserve(self._layout)
         except OSError as exc:
             _log.warning("some files of model %s could not be deleted: %s", model_id.short, exc)
 

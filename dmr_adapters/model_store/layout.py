@@ -65,6 +65,11 @@ class StoreLayout:
         return self.root / ".dmr" / "removals"
 
     @property
+    def reserve(self) -> Path:
+        """Room for making room; see :mod:`dmr_adapters.model_store.reserve`."""
+        return self.root / ".dmr" / "reserve"
+
+    @property
     def blobs(self) -> Path:
         """Complete blobs, and the reference's partial ones."""
         return self.root / "blobs" / "sha256"

@@ -22,6 +22,7 @@ import attrs
 from dmr_adapters.model_store.durability import disk_conditions, make_directories
 from dmr_adapters.model_store.layout import StoreLayout
 from dmr_adapters.model_store.lock import StoreLock, try_flock
+from dmr_adapters.model_store.reserve import with_reserve
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_core.domain.digest import Digest
 from dmr_core.errors import ModelInUseError
@@ -62,7 +63,7 @@ async def held_lease(layout: StoreLayout, lock: StoreLock, digests: Iterable[Dig
     async with AsyncExitStack() as stack:
         stack.push_async_callback(finish_in_thread, file.release)
         async with lock.hold():
-            await finish_in_thread(file.take)
+            await finish_in_thread(lambda: with_reserve(layout, file.take))
         yield
 
 
@@ -112,6 +113,7 @@ class _LeaseFile:
         self._path: Path | None = None
 
     def take(self) -> None:
+        self.release()  # what an attempt on a full disk left
         with disk_conditions(self._layout.root):
             make_directories(self._layout.leases)
             self._descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=self._layout.leases)

@@ -16,6 +16,7 @@ from dmr_adapters.model_store.layout import LAYOUT_VERSION, StoreLayout
 from dmr_adapters.model_store.leases import leased_digests
 from dmr_adapters.model_store.maintenance.census import take_leftovers
 from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned, delete_partial
+from dmr_adapters.model_store.reserve import keep_reserve
 from dmr_adapters.model_store.version import check_version
 from dmr_core.errors import StoreUnwritableError
 
@@ -52,6 +53,7 @@ def prepare(layout: StoreLayout) -> None:
         if not layout.index_document.exists():
             _write(layout, layout.index_document, Index().encode())
         _sweep(layout)
+    keep_reserve(layout)
 
 
 def _write(layout: StoreLayout, document: Path, data: bytes) -> None:

@@ -36,6 +36,9 @@ __all__ = [
     "read_archive",
 ]
 
+_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2"}
+"""How files begin that compressors write (RFC 1952, RFC 8878, the formats of xz and bzip2)."""
+
 BLOCK: Final = 512
 MANIFEST_NAME: Final = "manifest.json"
 ARCHIVE_END: Final = bytes(2 * BLOCK)
@@ -157,6 +160,9 @@ async def _next_header(stream: _Stream) -> tarfile.TarInfo | None:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as exc:
+        packed = next((name for magic, name in _COMPRESSED.items() if not at and block.startswith(magic)), None)
+        if packed is not None:
+            raise MalformedArtifactError(f"malformed archive: it is compressed by {packed}; unpack it first") from exc
         raise MalformedArtifactError(f"malformed archive at byte {at}: not a tar header ({exc})") from exc
 
 

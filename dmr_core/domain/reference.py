@@ -31,6 +31,7 @@ _DOMAIN_LABEL: Final = r"(?:[a-z0-9]|[a-z0-9][a-z0-9-]*[a-z0-9])"
 _REGISTRY: Final = re.compile(rf"(?:{_DOMAIN_LABEL}(?:\.{_DOMAIN_LABEL})*|\[[0-9a-f:]+\])(?::[0-9]{{1,5}})?")
 _HEX_64: Final = re.compile(r"[0-9a-f]{64}")
 _HEX_12: Final = re.compile(r"[0-9a-f]{12}")
+_MAX_PORT: Final = 65535
 _MAX_REPOSITORY: Final = 255
 _MAX_TEXT: Final = 1024
 
@@ -172,6 +173,9 @@ def _split_registry(name: str, policy: ReferencePolicy) -> tuple[str, str]:
 def _check_repository(repository: str, registry: str, text: str) -> None:
     if not _REGISTRY.fullmatch(registry):
         raise InvalidReferenceError(text, f"{registry!r} is not a host name with an optional port")
+    port = registry.rpartition("]")[2].partition(":")[2]
+    if port and not 0 < int(port) <= _MAX_PORT:
+        raise InvalidReferenceError(text, f"{port} is no port: they are 1 to {_MAX_PORT}")
     if len(repository) > _MAX_REPOSITORY:
         raise InvalidReferenceError(text, f"the repository is longer than {_MAX_REPOSITORY} characters")
     if _HEX_64.fullmatch(repository.rpartition("/")[2]) and repository.count("/") <= 1:

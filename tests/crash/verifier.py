@@ -19,7 +19,7 @@ __all__ = ["State", "bytes_here", "verify"]
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _BLOCK: Final = 4096
-_OURS: Final = frozenset({"lock", "ingest", "tmp", "leases", "quarantine", "removals"})
+_OURS: Final = frozenset({"lock", "ingest", "tmp", "leases", "quarantine", "removals", "reserve"})
 
 
 @attrs.define

@@ -8,7 +8,9 @@ import json
 import os
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import orjson
 import pytest
 
 from dmr_adapters.model_store.filesystem import FilesystemModelStore
+from dmr_adapters.model_store.layout import StoreLayout
+from dmr_adapters.model_store.leases import leased_digests
+from dmr_adapters.model_store.maintenance.filesystem import FilesystemStoreMaintenance
 from dmr_core.domain.artifact import Artifact
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.reference import ReferencePolicy, parse_reference
@@ -81,6 +86,7 @@ class TestLayout:
             "layout.json",
             "models.json",
             ".dmr/lock",
+            ".dmr/reserve",
             f"manifests/sha256/{artifact.id.hex}",
             f"blobs/sha256/{layer.digest.hex}",
             f"blobs/sha256/{config.digest.hex}",
@@ -111,7 +117,7 @@ class TestLayout:
         artifact = await put_model(store, _WEIGHTS)
         await store.bundle(artifact.id)
         await store.remove(artifact.id)
-        assert _files(root) == {"layout.json", "models.json", ".dmr/lock"}
+        assert _files(root) == {"layout.json", "models.json", ".dmr/lock", ".dmr/reserve"}
         assert _read_index(root) == {"models": []}
 
     async def test_a_relative_root_is_made_absolute(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,6 +521,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
+def _fill(disk: Path) -> None:
+    """Leave not a byte."""
+    with tempfile.NamedTemporaryFile(dir=disk, delete=False, buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
 @pytest.mark.root
 class TestSmallDisk:
     async def test_a_blob_that_cannot_fit_is_refused_before_its_first_byte(self, small_disk: Path) -> None:
@@ -526,7 +539,7 @@ class TestSmallDisk:
         assert caught.value.needs == len(data)
         assert caught.value.has is not None
         assert caught.value.has <= 2 * _MEBIBYTE
-        assert _files(small_disk / "models" / ".dmr") == {"lock"}
+        assert _files(small_disk / "models" / ".dmr") == {"lock", "reserve"}
         with pytest.raises(StorageFullError):
             await store.require_space([layer_of(data)])
 
@@ -563,6 +576,52 @@ class TestSmallDisk:
         assert _files(root) == before
         filler.unlink()
         await store.add(artifact)
+
+    async def test_a_full_disk_lets_models_be_used_and_removed(self, small_disk: Path) -> None:
+        """The advice is to remove models, so that must be possible; and what is here can be served."""
+        root = small_disk / "models"
+        store = await FilesystemModelStore.open(root)
+        kept, gone = [await put_model(store, _WEIGHTS + name) for name in (b"kept", b"gone")]
+        for artifact, name in ((kept, "kept"), (gone, "gone")):
+            await store.tag(artifact.id, parse_reference(name, ReferencePolicy()))
+        _fill(small_disk)
+        with pytest.raises(StorageFullError):
+            await store.tag(kept.id, _ONE)
+        for _ in range(3):  # each needs room, and gives it back
+            async with store.lease([kept.id]):
+                assert kept.id in leased_digests(StoreLayout(root))
+        assert await store.remove(gone.id)
+        _fill(small_disk)
+        await store.untag(parse_reference("kept", ReferencePolicy()).canonical)
+        _fill(small_disk)
+        other = await FilesystemModelStore.open(root)
+        assert [model.id for model in other.models()] == [kept.id]
+        await FilesystemStoreMaintenance(root).collect(everything=True)
+        await other.refresh()
+        assert other.models() == ()
+
+    async def test_a_full_disk_can_be_purged(self, small_disk: Path) -> None:
+        root = small_disk / "models"
+        await put_model(await FilesystemModelStore.open(root), _WEIGHTS)
+        _fill(small_disk)
+        await FilesystemStoreMaintenance(root).clear()
+        assert (await FilesystemModelStore.open(root)).models() == ()
+        assert (root / ".dmr" / "reserve").stat().st_blocks > 0
+
+    async def test_a_lease_that_does_not_fit_is_none(self, small_disk: Path) -> None:
+        """A part of one would let the rest be collected."""
+        root = small_disk / "models"
+        store = await FilesystemModelStore.open(root)
+        (root / ".dmr" / "reserve").unlink()
+        with (root / ".dmr" / "leases").parent.joinpath("filler").open("wb", buffering=0) as file:
+            left = os.statvfs(root)
+            with suppress(OSError):
+                file.write(bytes((left.f_bavail - 2) * left.f_frsize))  # the directory, and one page
+        digests = [Digest.of(bytes([number])) for number in range(200)]
+        with pytest.raises(StorageFullError):
+            async with store.lease(digests):
+                pass
+        assert not list((root / ".dmr" / "leases").glob("*"))
 
     async def test_a_disk_that_turns_read_only_is_reported(self, small_disk: Path) -> None:
         root = small_disk / "models"

@@ -174,7 +174,7 @@ async def test_a_blob_that_comes_twice_is_stored_once(store: FilesystemModelStor
 
 
 async def test_a_second_blob_of_a_name_cannot_replace_the_first(store: FilesystemModelStore, tmp_path: Path) -> None:
-    with pytest.raises(MalformedArtifactError, match="its manifest says"):
+    with pytest.raises(MalformedArtifactError, match="does not hold what its name says"):
         await load(store, file(NAME, WEIGHTS) + file(NAME, LYING + b"longer") + REST + ARCHIVE_END)
     await load(store, file(NAME, WEIGHTS) + file(NAME, LYING) + REST + ARCHIVE_END)
 

@@ -612,7 +612,7 @@ async def test_emptying_keeps_settings_and_gives_back_everything_else(
     spoil(blob(tmp_path, b"GGUF"), b"FUGG")
     await maintenance.check(repair=True)
     await maintenance.clear()
-    assert files_below(tmp_path) == {"layout.json", "models.json", ".dmr/lock", ".dmr/config.json"}
+    assert files_below(tmp_path) == {"layout.json", "models.json", ".dmr/lock", ".dmr/reserve", ".dmr/config.json"}
     assert json.loads((tmp_path / "models.json").read_text()) == {"models": []}
 
 

@@ -47,9 +47,7 @@ class BlobsApi:
         """``POST /api/blobs/:digest``: 201 once it is here and is what its digest says."""
         digest = _digest(request)
         await self._keep(digest)
-        length = request.headers.get("content-length", "")
-        # One that was cut short is no blob; where nobody says how long it is, it is taken to find out.
-        if length.isdecimal() and await self._services.store.has_blob(digest, int(length[:20])):
+        if await self._is_here(digest, request.headers.get("content-length", "")):
             async for _ in _chunks(request):  # clients that are not heard out take it for a failure
                 pass
             return Response(status_code=200)
@@ -62,6 +60,12 @@ class BlobsApi:
             await self.used((digest,))
             raise
         return Response(status_code=201)
+
+    async def _is_here(self, digest: Digest, length: str) -> bool:
+        """Whether nothing needs to be taken: one that was cut short does. Nothing tells how long it is but the body."""
+        if length == "0":
+            return await self._services.store.has_blob(digest)
+        return length.isdecimal() and await self._services.store.has_blob(digest, int(length[:20]))
 
     async def used(self, digests: tuple[Digest, ...]) -> None:
         """These blobs belong to a model now, or will not come: they need not be kept for one any more."""

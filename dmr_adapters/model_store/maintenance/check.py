@@ -31,7 +31,7 @@ _PULL: Final = "`dmr system check --repair`, then pull the model again"
 _ADVICE: Final = {
     FindingKind.BLOB_DAMAGED: _PULL,
     FindingKind.BLOB_SIZE: _PULL,
-    FindingKind.BLOB_UNREADABLE: f"check the disk and the file's permissions; or {_PULL}",
+    FindingKind.BLOB_UNREADABLE: f"check the disk; or {_PULL}",
     FindingKind.BLOB_MISSING: _PULL,
     FindingKind.MANIFEST_MISSING: _PULL,
     FindingKind.MANIFEST_DAMAGED: _PULL,

@@ -21,6 +21,7 @@ from dmr_adapters.model_store.maintenance.leftovers import delete_abandoned, del
 from dmr_adapters.model_store.maintenance.marks import Marks, listed_files, mark, quarantined_needs, unlisted
 from dmr_adapters.model_store.maintenance.quarantine import Quarantine, damaged_blob
 from dmr_adapters.model_store.removal import finish_removals
+from dmr_adapters.model_store.reserve import keep_reserve, with_reserve
 from dmr_core.domain.digest import Digest
 from dmr_core.domain.store_report import Collected, Collection, GarbageKind
 
@@ -51,8 +52,12 @@ def collect(layout: StoreLayout, *, partials_older_than: float | None, everythin
         StoreUnwritableError: something could not be looked at, so nothing was deleted.
         StorageFullError: no room for the index that is left.
     """
-    with disk_conditions(layout.root):
-        return _collect(layout, partials_older_than=partials_older_than, everything=everything, dry_run=dry_run)
+
+    def attempt() -> Collection:
+        with disk_conditions(layout.root):
+            return _collect(layout, partials_older_than=partials_older_than, everything=everything, dry_run=dry_run)
+
+    return attempt() if dry_run else with_reserve(layout, attempt)
 
 
 def _collect(layout: StoreLayout, *, partials_older_than: float | None, everything: bool, dry_run: bool) -> Collection:
@@ -71,6 +76,7 @@ def _collect(layout: StoreLayout, *, partials_older_than: float | None, everythi
         if sweep.index is not index:
             index_file.write(sweep.index)
         items, failed, in_use = _delete(items)
+        keep_reserve(layout)
     return Collection(
         dry_run=dry_run,
         collected=_summed(items, len(models)),

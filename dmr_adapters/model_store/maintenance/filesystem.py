@@ -11,6 +11,7 @@ from dmr_adapters.model_store.maintenance.check import check_store
 from dmr_adapters.model_store.maintenance.collect import collect
 from dmr_adapters.model_store.maintenance.purge import purge, refuse_other_directories
 from dmr_adapters.model_store.maintenance.usage import measure
+from dmr_adapters.model_store.reserve import keep_reserve, with_reserve
 from dmr_adapters.model_store.threads import finish_in_thread
 from dmr_adapters.model_store.version import check_version
 from dmr_core.domain.store_report import CheckReport, Collection, StoreUsage
@@ -50,9 +51,11 @@ class FilesystemStoreMaintenance(StoreMaintenance):
     async def clear(self) -> None:
         await finish_in_thread(lambda: refuse_other_directories(self._layout))
         async with self._lock.hold():
-            aside = await finish_in_thread(lambda: purge(self._layout))
+            aside = await finish_in_thread(lambda: with_reserve(self._layout, lambda: purge(self._layout)))
         # Nobody else looks there, and terabytes take their time.
         await finish_in_thread(lambda: shutil.rmtree(aside, ignore_errors=True))
+        async with self._lock.hold():
+            await finish_in_thread(lambda: keep_reserve(self._layout))
 
     async def usage(self) -> StoreUsage:
         await finish_in_thread(self._require_store)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import tarfile
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -221,6 +223,7 @@ def pax(record: bytes) -> bytes:
     ("data", "complaint"),
     [
         (b"this is no tar archive".ljust(BLOCK, b"!"), "at byte 0: not a tar header"),
+        (gzip.compress(os.urandom(2 * BLOCK)), "compressed by gzip; unpack it first"),
         (file("a/../../b", b"1"), "invalid path detected: .*climbs"),
         (file("/etc/passwd", b"1"), "invalid path detected: .*absolute"),
         (file("a\\b", b"1"), "invalid path detected"),
