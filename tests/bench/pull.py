@@ -25,7 +25,7 @@ from tests.bench.service import Service, dmr_program, environment, serving
 from tests.bench.throttle import throttled_registry
 
 _MIB = 1024 * 1024
-_ROUNDS = 3
+_ROUNDS = 5
 _REPOSITORY = "bench/model"
 _AGAINST_SKOPEO = 4.0
 _AGAINST_ONE_STREAM = 4.0
