@@ -60,9 +60,7 @@ class Endpoint:
     @property
     def is_private(self) -> bool:
         """Whether nobody but the service can read what is sent there."""
-        if self.tls:
-            return self.verify
-        return bool(self.socket_path) or _is_loopback(self.host)
+        return bool(self.socket_path) or _is_loopback(self.host) or (self.tls and self.verify)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"

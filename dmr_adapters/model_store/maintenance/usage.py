@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dmr_adapters.model_store.durability import disk_conditions
 from dmr_adapters.model_store.index import Index
 from dmr_adapters.model_store.index_file import IndexFile
 from dmr_adapters.model_store.layout import StoreLayout
@@ -28,7 +29,16 @@ _Inode = tuple[int, int]
 
 
 def measure(layout: StoreLayout) -> StoreUsage:
-    """Add it all up. Nothing is changed, and what changes meanwhile is counted as it was or as it is."""
+    """Add it all up. Nothing is changed, and what changes meanwhile is counted as it was or as it is.
+
+    Raises:
+        StoreUnwritableError: something cannot be looked at.
+    """
+    with disk_conditions(layout.root):
+        return _measured(layout)
+
+
+def _measured(layout: StoreLayout) -> StoreUsage:
     try:
         index = IndexFile(layout).read()
         reclaimable = collect(layout, partials_older_than=0.0, everything=True, dry_run=True).size

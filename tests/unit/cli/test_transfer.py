@@ -112,6 +112,7 @@ def test_a_token_is_not_sent_where_others_can_read_along() -> None:
             (Endpoint(host="192.0.2.1", port=443, tls=True, verify=False), False),
             (Endpoint(host="192.0.2.1", port=443, tls=True), True),
             (Endpoint(host="127.0.0.1", port=80), True),
+            (Endpoint(host="localhost", port=443, tls=True, verify=False), True),
             (Endpoint(socket_path="/run/dmr.sock"), True),
         ):
             notes.clear()
