@@ -9,7 +9,6 @@ from typing import Final
 import attrs
 
 from dmr_backends_vllm.arguments import check_config, explained_arguments, serve_arguments
-from dmr_backends_vllm.diagnosis import explain
 from dmr_backends_vllm.installation import OLDEST, VARIABLE, find_installation
 from dmr_backends_vllm.memory import estimate
 from dmr_backends_vllm.placement import read_placement
@@ -95,6 +94,9 @@ class VllmEngine(Engine):
 
     def explain(self, failure: EngineExitedError) -> EngineExitedError:
         """See :class:`Engine`."""
+        # Its patterns take a tenth of the service's start to compile, and are for engines that failed.
+        from dmr_backends_vllm.diagnosis import explain  # noqa: PLC0415
+
         return explain(failure)
 
     @property

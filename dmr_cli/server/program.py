@@ -63,8 +63,13 @@ def run(settings: Settings) -> int:
     for handler in logging.getLogger().handlers:
         # Engines' lines are recorded at any level (see /logs), and shown on stderr at this one.
         handler.setLevel(settings.log_level.upper())
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings))
+    # Nearly all that is made while the service starts stays: looking through it for garbage finds none.
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(settings))
+    finally:
+        gc.enable()
 
 
 async def _serve(settings: Settings) -> int:
@@ -83,6 +88,7 @@ async def _serve(settings: Settings) -> int:
         async with open_service(settings) as service:
             # What lives as long as the service, modules and thousands of models, is not walked by every full collection.
             gc.freeze()
+            gc.enable()
             also = f" and {settings.tls}" if settings.tls else ""
             _log.info("listening on %s%s, models in %s", settings.listen, also, settings.models_path)
             winding_down = asyncio.ensure_future(_wind_down(stop, service.services))
