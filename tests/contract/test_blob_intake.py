@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +30,16 @@ class TestFilesystemBlobIntake(BlobIntakeContract):
     async def intake(self, store: ModelStore, tmp_path: Path) -> AsyncIterator[BlobIntake]:
         yield FilesystemBlobIntake(tmp_path)
         assert not list((tmp_path / ".dmr" / "tmp").glob("intake.*")), "temporary files stay behind"
+
+    async def test_cancelled_at_its_first_step_it_leaves_nothing_open(self, intake: BlobIntake) -> None:
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(5):
+            task = asyncio.ensure_future(intake.take(Digest.of(b"one"), chunks_of(b"one")))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert len(os.listdir("/dev/fd")) == before
 
     async def test_a_blob_that_was_cut_short_is_replaced(self, store: ModelStore, tmp_path: Path) -> None:
         digest = Digest.of(b"one")
