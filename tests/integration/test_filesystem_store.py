@@ -612,7 +612,7 @@ class TestSmallDisk:
         """A part of one would let the rest be collected."""
         root = small_disk / "models"
         store = await FilesystemModelStore.open(root)
-        (root / ".dmr" / "reserve").unlink()
+        (root / ".dmr" / "reserve").unlink(missing_ok=True)
         with (root / ".dmr" / "leases").parent.joinpath("filler").open("wb", buffering=0) as file:
             left = os.statvfs(root)
             with suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -122,11 +121,10 @@ class _ArchiveResponse(Response):
             await self._export.chunks.aclose()
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._export.chunks) as chunks:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._export.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _headers(name: str, size: int) -> dict[str, str]:
